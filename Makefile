@@ -1,0 +1,42 @@
+# Two commands for a newcomer: `make demo` and `make test`.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+# Ray warns of what does not concern a run on one machine.
+export RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO ?= 0
+export RAY_enable_metrics_collection ?= 0
+
+.PHONY: help install demo test lint types unit format bench clean
+
+help:  ## Show the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+install: $(VENV)/.installed  ## Make .venv and install everything
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@
+
+demo: install  ## Run the federation on a phantom: three sites, a few minutes
+	$(BIN)/flower-simulation --app . --num-supernodes 3
+
+test: install lint types unit  ## Lint, types and tests
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install
+	$(BIN)/mypy
+
+unit: install
+	$(BIN)/pytest
+
+format: install  ## Format and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:  ## Remove what was made, not the environment
+	rm -rf runs .mypy_cache .ruff_cache .pytest_cache

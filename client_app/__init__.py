@@ -1,0 +1,1 @@
+"""One site: its data, local training and evaluation."""

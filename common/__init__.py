@@ -1,0 +1,1 @@
+"""What sites and server share: model, LoRA adapters, their bytes, configuration."""

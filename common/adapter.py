@@ -1,0 +1,155 @@
+"""An adapter: the LoRA factors of a whole model, and its file."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from common.errors import UserError
+from common.files import replace_file
+
+
+class Factors(NamedTuple):
+    """The two LoRA factors of one layer; its weight changes by scale · B·A."""
+
+    A: Tensor
+    """(rank, c_in·k·k)"""
+    B: Tensor
+    """(c_out, rank)"""
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """All LoRA factors of a model.
+
+    Attributes
+    ----------
+    layers
+        Factors by layer name, all of one rank.
+    scale
+        alpha / rank: the delta of a layer is scale · B·A.
+    """
+
+    layers: Mapping[str, Factors]
+    scale: float
+
+    @property
+    def rank(self) -> int:
+        """The rank of every layer's factors."""
+        return next(iter(self.layers.values())).A.shape[0]
+
+    @property
+    def payload_bytes(self) -> int:
+        """Bytes of all factors."""
+        return sum(t.numel() * t.element_size() for t in self.tensors().values())
+
+    def delta(self, name: str) -> Tensor:
+        """Return the dense weight change of one layer, (c_out, c_in·k·k)."""
+        factors = self.layers[name]
+        return self.scale * (factors.B @ factors.A)
+
+    def truncated(self, rank: int) -> "Adapter":
+        """Return the first ``rank`` components of every layer.
+
+        After a merge by SVD these are the strongest, so this is the best approximation of that
+        rank. With ``rank`` at or above our own the adapter itself is returned.
+        """
+        if rank >= self.rank:
+            return self
+        return Adapter(
+            {
+                name: Factors(f.A[:rank].contiguous(), f.B[:, :rank].contiguous())
+                for name, f in self.layers.items()
+            },
+            self.scale,
+        )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the factors flat: ``LAYER.lora_A`` and ``LAYER.lora_B``, sorted by layer."""
+        flat = {}
+        for name, factors in sorted(self.layers.items()):
+            flat[f"{name}.lora_A"] = factors.A
+            flat[f"{name}.lora_B"] = factors.B
+        return flat
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor], scale: float) -> "Adapter":
+        """Read what :meth:`tensors` wrote.
+
+        Raises
+        ------
+        ValueError
+            A name is not a factor's, a factor has no partner, or ranks differ.
+        """
+        halves: dict[str, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            name, _, kind = key.rpartition(".")
+            if kind not in ("lora_A", "lora_B") or value.dim() != 2:
+                raise ValueError(f"unexpected tensor {key} of shape {tuple(value.shape)}")
+            halves.setdefault(name, {})[kind] = value
+        layers = {}
+        for name, half in sorted(halves.items()):
+            if missing := {"lora_A", "lora_B"} - set(half):
+                raise ValueError(f"{name}.{missing.pop()} is missing")
+            layers[name] = Factors(half["lora_A"], half["lora_B"])
+        ranks = {rank for f in layers.values() for rank in (f.A.shape[0], f.B.shape[1])}
+        if len(ranks) != 1:
+            raise ValueError(f"expected one rank in all layers, found {sorted(ranks)}")
+        return cls(layers, scale)
+
+    def check_fits(self, shapes: Mapping[str, tuple[int, int]]) -> None:
+        """Check names and shapes against a model's layers, (c_out, c_in·k·k) by name.
+
+        Raises
+        ------
+        ValueError
+            A layer is missing, unknown or of another shape.
+        """
+        if missing := sorted(set(shapes) - set(self.layers)):
+            raise ValueError(f"layer {missing[0]} is missing ({len(missing)} in all)")
+        if extra := sorted(set(self.layers) - set(shapes)):
+            raise ValueError(f"layer {extra[0]} is not in the model ({len(extra)} in all)")
+        for name, (c_out, fan_in) in shapes.items():
+            found = (self.layers[name].B.shape[0], self.layers[name].A.shape[1])
+            if found != (c_out, fan_in):
+                raise ValueError(f"layer {name}: shape {found}, expected {(c_out, fan_in)}")
+
+
+def save_adapter(adapter: Adapter, path: Path, notes: Mapping[str, str] | None = None) -> None:
+    """Write an adapter as safetensors, with its scale and any ``notes`` in the metadata."""
+    metadata = {**(notes or {}), "scale": json.dumps(adapter.scale)}
+    tensors = {name: value.contiguous() for name, value in adapter.tensors().items()}
+    with replace_file(path) as temporary:
+        save_file(tensors, temporary, metadata=metadata)
+
+
+def load_adapter(path: Path) -> tuple[Adapter, dict[str, str]]:
+    """Read an adapter and the notes beside it.
+
+    Raises
+    ------
+    UserError
+        The file is missing, not safetensors or not an adapter.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+            names = file.keys()
+            tensors = {name: file.get_tensor(name) for name in names}
+        scale = float(metadata.pop("scale"))
+        adapter = Adapter.from_tensors(tensors, scale)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such adapter file") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot read the file ({error.strerror or error})") from None
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise UserError(f"{path}: not an adapter file ({error})") from None
+    if not all(torch.isfinite(value).all() for value in (torch.tensor(scale), *tensors.values())):
+        raise UserError(f"{path}: the adapter has values that are not finite")
+    return adapter, metadata

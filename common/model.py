@@ -1,0 +1,105 @@
+"""The base model: MONAI's U-Net, its file and its fingerprint."""
+
+import hashlib
+from pathlib import Path
+
+import torch
+from monai.networks.nets import BasicUNet
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from common.errors import UserError
+from common.files import replace_file
+from common.labels import NUM_CLASSES
+
+DOWNSAMPLING = 16
+"""The U-Net halves its input four times, so slices are padded to a multiple of this."""
+
+
+def build_unet(features: tuple[int, ...]) -> BasicUNet:
+    """Return an untrained U-Net for slices of shape (batch, 1, h, w).
+
+    Parameters
+    ----------
+    features
+        Six channel counts: five levels from fine to coarse and the last decoder level.
+        (32, 64, 128, 256, 512, 32) is the paper's size, 7.78 M parameters.
+
+    Returns
+    -------
+    BasicUNet
+        Maps (batch, 1, h, w) to logits (batch, 4, h, w); h and w multiples of 16.
+    """
+    return BasicUNet(
+        spatial_dims=2,
+        in_channels=1,
+        out_channels=NUM_CLASSES,
+        features=features,
+        norm=("instance", {"affine": True}),
+    )
+
+
+def save_base(model: torch.nn.Module, path: Path) -> str:
+    """Write the model's weights as safetensors and return the file's SHA-256."""
+    tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
+    with replace_file(path) as temporary:
+        save_file(tensors, temporary)
+    return file_sha256(path)
+
+
+def load_base(path: Path, features: tuple[int, ...], *, sha256: str = "") -> BasicUNet:
+    """Return the U-Net with the weights of a base file, frozen.
+
+    Parameters
+    ----------
+    path
+        A file written by :func:`save_base`.
+    features
+        Channel counts that the file must fit.
+    sha256
+        Expected fingerprint in hex; empty to accept any.
+
+    Raises
+    ------
+    UserError
+        The file is missing, unreadable, of another fingerprint or of other shapes.
+    """
+    found = file_sha256(path)
+    if sha256 and found != sha256.lower():
+        raise UserError(f"{path}: SHA-256 is {found}, expected {sha256}")
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise UserError(f"{path}: not a safetensors file ({error})") from None
+    model = build_unet(features)
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    for name, shape in expected.items():
+        if name not in tensors or tuple(tensors[name].shape) != shape:
+            got = tuple(tensors[name].shape) if name in tensors else "nothing"
+            raise UserError(
+                f"{path}: does not fit features {features}: {name} is {got}, expected {shape}"
+            )
+    if extra := sorted(set(tensors) - set(expected)):
+        raise UserError(f"{path}: has tensors that the model does not have: {extra[:3]}")
+    model.load_state_dict(tensors)
+    return model.requires_grad_(False)
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file in hex.
+
+    Raises
+    ------
+    UserError
+        The file is missing or cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{path}: cannot read the file ({error.strerror})") from None
+
+
+def weight_bytes(model: torch.nn.Module) -> int:
+    """Return the payload of the model's full weights in bytes."""
+    return sum(value.numel() * value.element_size() for value in model.state_dict().values())

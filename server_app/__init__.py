@@ -1,0 +1,1 @@
+"""The run: configuration, strategy, checkpoints and report."""

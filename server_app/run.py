@@ -1,0 +1,74 @@
+"""A run from its configuration to its summary."""
+
+from dataclasses import replace
+from logging import INFO
+
+from flwr.common import log
+from flwr.serverapp import Grid
+from rich.console import Console
+
+from common import lora
+from common.adapter import save_adapter
+from common.config import RunConfig
+from common.model import build_unet, file_sha256, load_base, weight_bytes
+from common.records import adapter_to_record
+from common.seeding import derive_seed
+from server_app.plots import plot_rounds
+from server_app.run_dir import RunDir
+from server_app.summary import print_summary, summarise
+from strategies.ranks import highest_rank
+from strategies.rate_my_lora import RateMyLoRA
+from strategies.state import RoundRecord, RunState
+
+
+def run(grid: Grid, config: RunConfig) -> None:
+    """Run the federation and leave its files in ``run-dir``.
+
+    Raises
+    ------
+    UserError
+        The configuration, the base file or too many sites are at fault.
+    """
+    model = build_unet(config.model.channels())
+    shapes = lora.layer_shapes(model)
+    config = _with_fingerprint(config)
+    folder = RunDir(config.path(config.run_dir))
+    initial = lora.initial_adapter(
+        shapes,
+        highest_rank(config.model.ranks, config.model.rank),
+        config.model.alpha_per_rank,
+        derive_seed(config.seed, "initial adapter"),
+    )
+    state = folder.begin(config, RunState(initial))
+    if state.server_round:
+        log(INFO, "resuming after round %d from %s", state.server_round, folder.path)
+
+    def on_round(state: RunState, record: RoundRecord) -> None:
+        folder.save_round(state, record)
+        plot_rounds(folder.read_history(), folder.plot)
+
+    strategy = RateMyLoRA(config, shapes, state, on_round)
+    method = config.method
+    strategy.start(
+        grid,
+        adapter_to_record(state.adapter),
+        num_rounds=method.rounds,
+        timeout=method.round_timeout_s,
+    )
+    save_adapter(
+        strategy.state.adapter, folder.adapter, {"base-sha256": strategy.roster.base_sha256}
+    )
+    scores = strategy.test(grid)
+    summary = summarise("rate-my-lora", folder.read_history(), scores, weight_bytes(model))
+    folder.write_summary(summary)
+    print_summary(summary, Console(highlight=False, width=110))
+    log(INFO, "history, adapter, summary and plot are in %s", folder.path)
+
+
+def _with_fingerprint(config: RunConfig) -> RunConfig:
+    """Check the server's own base file, where it has one, and ask its fingerprint of all sites."""
+    if not config.base_model:
+        return config
+    path = config.path(config.base_model)
+    load_base(path, config.model.channels(), sha256=config.base_sha256)
+    return replace(config, base_sha256=file_sha256(path))

@@ -1,0 +1,100 @@
+"""The end of a run in numbers: per site base and result, and the traffic against full weights."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from common.labels import STRUCTURES
+
+
+def summarise(
+    method: str,
+    history: Sequence[Mapping[str, Any]],
+    scores: Mapping[str, Mapping[str, float]],
+    weight_bytes: int,
+) -> dict[str, Any]:
+    """Return the content of ``summary.json``.
+
+    Parameters
+    ----------
+    method
+        Name of the method.
+    history
+        Lines of ``history.jsonl``.
+    scores
+        By site what ``evaluate.test`` reported.
+    weight_bytes
+        Payload of the full weights. ``full_weights`` is what plain averaging of full weights
+        would have moved with the same trainings: one download and one upload each, and no
+        validation of the merge; ``ratio`` is our traffic over it.
+    """
+    rounds = [line for line in history if line["round"] > 0]
+    entries = [entry for line in rounds for entry in line["sites"].values()]
+    up = sum(entry.get("bytes_up", 0) for entry in entries)
+    down = sum(entry.get("bytes_down", 0) for entry in entries)
+    full = 2 * weight_bytes * sum("weight" in entry for entry in entries)
+    return {
+        "method": method,
+        "rounds": len(rounds),
+        "sites": {
+            site: {
+                "base": _group(values, "base"),
+                "test": {**_group(values, "test"), "cases": int(values["cases"])},
+            }
+            for site, values in sorted(scores.items())
+        },
+        "bytes": {
+            "up": up,
+            "down": down,
+            "full_weights": full,
+            "ratio": (up + down) / full if full else None,
+        },
+    }
+
+
+def _group(values: Mapping[str, float], prefix: str) -> dict[str, dict[str, float]]:
+    """Gather ``prefix.dice.LV`` … into ``{"dice": {"LV": …}, "hd95_mm": {…}}``."""
+    group: dict[str, dict[str, float]] = {}
+    for key, value in values.items():
+        head, _, rest = key.partition(".")
+        if head == prefix:
+            metric, _, structure = rest.partition(".")
+            group.setdefault(metric, {})[structure] = value
+    return group
+
+
+def print_summary(summary: Mapping[str, Any], console: Console) -> None:
+    """Show the summary as a table."""
+    table = Table(title=f"{summary['method']}, {summary['rounds']} rounds: Dice on test patients")
+    table.add_column("site")
+    table.add_column("cases", justify="right")
+    for structure in STRUCTURES:
+        table.add_column(structure, justify="right")
+    for name in ("mean", "base", "gain", "HD95 mm", "base HD95"):
+        table.add_column(name, justify="right")
+    for site, values in summary["sites"].items():
+        test, base = values["test"], values["base"]
+        mean, before = test["dice"]["mean"], base["dice"]["mean"]
+        table.add_row(
+            site,
+            str(test["cases"]),
+            *(f"{test['dice'][structure]:.3f}" for structure in STRUCTURES),
+            f"{mean:.3f}",
+            f"{before:.3f}",
+            f"{mean - before:+.3f}",
+            f"{test['hd95_mm']['mean']:.1f}",
+            f"{base['hd95_mm']['mean']:.1f}",
+        )
+    console.print(table)
+    moved = summary["bytes"]
+    if moved["full_weights"]:
+        console.print(
+            f"Sent {_mib(moved['up'])} up and {_mib(moved['down'])} down; averaging full weights "
+            f"would send {_mib(moved['full_weights'])}: {1 - moved['ratio']:.1%} less."
+        )
+
+
+def _mib(n: int) -> str:
+    return f"{n / 2**20:.2f} MiB"

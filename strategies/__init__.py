@@ -1,0 +1,1 @@
+"""The method: merging, penalty, and the Flower strategy that runs them."""

@@ -1,0 +1,77 @@
+"""Which LoRA rank each site trains with."""
+
+import math
+from collections.abc import Mapping
+
+from common.errors import UserError
+
+MIN_RANK = 1
+
+
+def assign_ranks(ranks: str, rank: int, examples: Mapping[str, int]) -> dict[str, int]:
+    """Return the rank of every site.
+
+    Parameters
+    ----------
+    ranks
+        ``equal``: ``rank`` for all.
+        ``by-size``: ``rank`` for the largest training set, halved for every halving of the
+        size, to the nearest power: rank · 2^round(log₂(n_c / n_max)), at least 1. Sites of
+        1 : 1 : ½ get 32, 32, 16 from rank 32.
+        ``16,32,32``: in the order of the sites' names.
+        ``GE=16,Philips=32,Siemens=32``: by name.
+    rank
+        The highest rank of ``equal`` and ``by-size``.
+    examples
+        Training examples by site.
+
+    Raises
+    ------
+    UserError
+        The list does not fit the sites, or an entry is not a rank.
+    """
+    if ranks == "equal":
+        return dict.fromkeys(examples, rank)
+    if ranks == "by-size":
+        largest = max(examples.values())
+        return {
+            site: max(MIN_RANK, round(rank * 2.0 ** round(math.log2(n / largest))))
+            for site, n in examples.items()
+        }
+    listed = _listed(ranks)
+    if "" in listed:  # a plain list, in the order of the sites' names
+        values = listed[""]
+        if len(values) != len(examples):
+            raise UserError(
+                f"ranks: found {ranks!r}, expected one rank for each of the sites "
+                f"{sorted(examples)}"
+            )
+        return dict(zip(sorted(examples), values, strict=True))
+    if missing := sorted(set(examples) - set(listed)):
+        raise UserError(f"ranks: no rank for site {missing[0]!r}; found {sorted(listed)}")
+    return {site: listed[site][0] for site in examples}
+
+
+def highest_rank(ranks: str, rank: int) -> int:
+    """Return the highest rank that :func:`assign_ranks` can give, before any site is known."""
+    if ranks in ("equal", "by-size"):
+        return rank
+    return max(value for values in _listed(ranks).values() for value in values)
+
+
+def _listed(ranks: str) -> dict[str, list[int]]:
+    """Parse ``SITE=RANK`` pairs into {site: [rank]}, or a plain list into {"": ranks}."""
+    listed: dict[str, list[int]] = {}
+    for entry in ranks.split(","):
+        site, _, value = (part.strip() for part in entry.rpartition("="))
+        if not value.isdecimal() or int(value) < MIN_RANK:
+            raise UserError(
+                f"ranks: found {entry.strip()!r} in {ranks!r}, expected 'equal', 'by-size', a list "
+                "of ranks above 0 or SITE=RANK pairs"
+            )
+        if site and site in listed:
+            raise UserError(f"ranks: found {site!r} twice in {ranks!r}")
+        listed.setdefault(site, []).append(int(value))
+    if "" in listed and len(listed) > 1:
+        raise UserError(f"ranks: found {ranks!r}, expected only ranks or only SITE=RANK pairs")
+    return listed

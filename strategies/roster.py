@@ -1,0 +1,162 @@
+"""Who takes part: which nodes are there, what their sites are called and how large they are."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from logging import INFO, WARNING
+
+from flwr.app import Message, RecordDict
+from flwr.common import log
+from flwr.serverapp import Grid
+
+from common import records
+from common.config import RunConfig
+from common.errors import UserError
+from strategies.ranks import assign_ranks
+from strategies.replies import ReplyError, read_description
+
+POLL_S = 1.0
+
+
+@dataclass(frozen=True)
+class Site:
+    """A hospital that takes part.
+
+    Attributes
+    ----------
+    node_id
+        Flower's key; answers are told apart by it.
+    name
+        For people, and for going on after a restart, when Flower gives new keys.
+    train_examples
+        Slices in the training split.
+    facts
+        All that the site said of itself: cases by split, base file.
+    """
+
+    node_id: int
+    name: str
+    train_examples: int
+    base_sha256: str
+    facts: Mapping[str, object]
+
+
+class Roster:
+    """The sites of a run by node, refreshed as nodes come and go.
+
+    Parameters
+    ----------
+    config
+        The run's configuration; sent to every site that is asked to describe itself.
+
+    Attributes
+    ----------
+    sites
+        By node, all that were ever admitted and not replaced.
+    ranks
+        By name, fixed when the run starts.
+    base_sha256
+        The fingerprint that every site's base file must have.
+    refusals
+        (site, reason) of nodes that were turned away; whoever records them empties the list.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.sites: dict[int, Site] = {}
+        self.ranks: dict[str, int] = {}
+        self.base_sha256 = config.base_sha256.lower()
+        self.refusals: list[tuple[str, str]] = []
+        self._turned_away: set[int] = set()
+        self._connected: set[int] = set()
+
+    def gather(self, grid: Grid) -> None:
+        """Wait for the run's sites, get to know them and fix their ranks.
+
+        Raises
+        ------
+        UserError
+            Fewer than ``min-sites`` can take part.
+        """
+        method = self.config.method
+        deadline = time.monotonic() + method.wait_s
+        while len(nodes := list(grid.get_node_ids())) < method.sites:
+            if time.monotonic() > deadline:
+                log(WARNING, "%d of %d sites connected", len(nodes), method.sites)
+                break
+            time.sleep(POLL_S)
+        online = self.online(grid)
+        if len(online) < method.min_sites:
+            why = "; ".join(f"{site}: {reason}" for site, reason in self.refusals)
+            why = why or f"{len(nodes)} connected within {method.wait_s} s"
+            raise UserError(
+                f"{len(online)} site(s) can take part, expected at least min-sites = "
+                f"{method.min_sites}: {why}"
+            )
+        examples = {site.name: site.train_examples for site in online}
+        self.ranks = assign_ranks(self.config.model.ranks, self.config.model.rank, examples)
+        for site in online:
+            log(INFO, "%s: rank %d, %s", site.name, self.ranks[site.name], _facts(site))
+
+    def online(self, grid: Grid) -> list[Site]:
+        """Return the sites that are connected now, sorted by name; new nodes are asked first."""
+        nodes = set(grid.get_node_ids())
+        if self._connected - nodes:  # a name that was taken may be free now
+            self._turned_away.clear()
+        self._connected = nodes
+        if new := nodes - set(self.sites) - self._turned_away:
+            self._meet(grid, nodes, sorted(new))
+        return sorted(
+            (site for node, site in self.sites.items() if node in nodes), key=lambda s: s.name
+        )
+
+    def rank(self, site: Site) -> int:
+        """Return the site's rank; one that joins later gets that of the smallest site."""
+        return self.ranks.get(site.name, min(self.ranks.values()))
+
+    def _meet(self, grid: Grid, connected: set[int], new: list[int]) -> None:
+        content = RecordDict({records.CONFIG: records.config_to_record(self.config)})
+        replies = grid.send_and_receive(
+            [Message(content, dst_node_id=node, message_type=records.DESCRIBE) for node in new],
+            timeout=self.config.method.round_timeout_s,
+        )
+        silent = set(new)
+        for reply in sorted(replies, key=_site_name):
+            node = reply.metadata.src_node_id
+            silent.discard(node)
+            try:
+                self._admit(node, read_description(reply), connected)
+            except ReplyError as error:
+                self._turned_away.add(node)
+                self.refusals.append((_site_name(reply), str(error)))
+        self.refusals += [(f"node {node}", "no answer") for node in sorted(silent)]
+
+    def _admit(self, node: int, facts: Mapping[str, object], connected: set[int]) -> None:
+        name, sha256 = str(facts["site"]), str(facts["base-sha256"])
+        for other, site in list(self.sites.items()):
+            if site.name == name and other in connected:
+                raise ReplyError(f"another connected site is called {name!r} already")
+            if site.name == name:  # the same site, back under a new key
+                del self.sites[other]
+        if not self.base_sha256:
+            self.base_sha256 = sha256
+        if sha256 != self.base_sha256:
+            raise ReplyError(
+                f"its base model has SHA-256 {sha256[:16]}…, expected {self.base_sha256[:16]}…"
+            )
+        self.sites[node] = Site(node, name, int(str(facts["train-examples"])), sha256, facts)
+
+
+def _site_name(reply: Message) -> str:
+    """Return the name a reply gives itself, or its node's number."""
+    try:
+        return str(read_description(reply)["site"])
+    except ReplyError:
+        return f"node {reply.metadata.src_node_id}"
+
+
+def _facts(site: Site) -> str:
+    counts = [
+        f"{site.facts.get(f'{split}-cases', 0)} {split}" for split in ("train", "val", "test")
+    ]
+    return f"{', '.join(counts)} cases, {site.train_examples} training slices"

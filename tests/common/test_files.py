@@ -1,0 +1,51 @@
+"""Files that are whole or not there."""
+
+from pathlib import Path
+
+import pytest
+
+from common.files import replace_file, write_text
+
+
+def fail_half_way(path: Path) -> None:
+    with replace_file(path) as temporary:
+        temporary.write_text("half of the n")
+        raise RuntimeError("disk on fire")
+
+
+def test_the_new_content_takes_the_place_of_the_old_only_at_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    with replace_file(path) as temporary:
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_block_that_raises_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(RuntimeError, match="disk on fire"):
+        fail_half_way(path)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_block_that_raises_makes_no_file(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="disk on fire"):
+        fail_half_way(tmp_path / "file")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_block_that_writes_nothing_is_an_error_and_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(FileNotFoundError), replace_file(path):
+        pass
+    assert path.read_text() == "old"
+
+
+def test_folders_are_made(tmp_path: Path) -> None:
+    write_text(tmp_path / "a" / "b" / "file", "λ = 0.2")
+    assert (tmp_path / "a" / "b" / "file").read_bytes() == "λ = 0.2".encode()

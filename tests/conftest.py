@@ -1,0 +1,41 @@
+"""Fixtures for all tests: a small base model and adapters for it."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from common import lora
+from common.adapter import Adapter, Factors
+from common.model import build_unet
+
+SMALL = (4, 8, 8, 8, 8, 4)
+"""Channels of a U-Net that a test can afford."""
+
+MakeAdapter = Callable[..., Adapter]
+
+
+@pytest.fixture
+def unet() -> nn.Module:
+    """Return an untrained small U-Net, the same in every test."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model: nn.Module = build_unet(SMALL).eval()
+    return model
+
+
+@pytest.fixture
+def make_adapter(unet: nn.Module) -> MakeAdapter:
+    """Return a maker of random adapters for the small U-Net, none of whose factors is zero."""
+
+    def make(rank: int = 3, scale: float = 0.5, seed: int = 0) -> Adapter:
+        start = lora.initial_adapter(lora.layer_shapes(unet), rank, scale, seed)
+        generator = torch.Generator().manual_seed(seed + 1)
+        layers = {
+            name: Factors(f.A, 0.3 * torch.randn(f.B.shape, generator=generator))
+            for name, f in start.layers.items()
+        }
+        return Adapter(layers, scale)
+
+    return make

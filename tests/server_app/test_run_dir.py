@@ -1,0 +1,100 @@
+"""A run's folder: nothing half-written, nothing of another run, and a resume that fits."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from common.adapter import Adapter, Factors
+from common.config import RunConfig
+from common.errors import UserError
+from server_app.run_dir import RunDir
+from strategies.state import RoundRecord, RunState
+
+
+def state(server_round: int, value: float = 0.0) -> RunState:
+    adapter = Adapter({"conv": Factors(torch.full((2, 3), value), torch.ones(4, 2))}, scale=1.0)
+    return RunState(adapter, server_round, {"GE": 0.5 + server_round / 10})
+
+
+def record(server_round: int) -> RoundRecord:
+    return RoundRecord(server_round, 0.1, {"GE": {"validation": float("nan")}})
+
+
+def config(**keys: object) -> RunConfig:
+    return RunConfig.from_flat({key.replace("_", "-"): v for key, v in keys.items()})  # type: ignore[misc]
+
+
+def test_resume_returns_the_saved_state_exactly(tmp_path: Path):
+    folder = RunDir(tmp_path)
+    folder.begin(config(), state(0))
+    folder.save_round(state(1, 0.1), record(1))
+    folder.save_round(state(2, 1 / 3), record(2))
+    resumed = RunDir(tmp_path).begin(config(resume=True), state(0))
+    assert resumed.server_round == 2
+    assert resumed.previous == state(2).previous
+    assert torch.equal(resumed.adapter.layers["conv"].A, torch.full((2, 3), 1 / 3))
+
+
+def test_a_line_beyond_the_checkpoint_is_dropped(tmp_path: Path):
+    folder = RunDir(tmp_path)
+    folder.begin(config(), state(0))
+    folder.save_round(state(1), record(1))
+    with folder.history.open("a") as file:  # killed after the line, before the checkpoint
+        file.write(json.dumps({"round": 2}) + "\n")
+    folder.begin(config(resume=True), state(0))
+    assert [line["round"] for line in folder.read_history()] == [1]
+
+
+def test_half_a_line_is_dropped_too(tmp_path: Path):
+    folder = RunDir(tmp_path)
+    folder.begin(config(), state(0))
+    folder.save_round(state(1), record(1))
+    with folder.history.open("a") as file:  # the disk was full
+        file.write('{"round": 2, "si')
+    folder.begin(config(resume=True), state(0))
+    assert [line["round"] for line in folder.read_history()] == [1]
+
+
+def test_resume_refuses_other_settings_and_names_the_key(tmp_path: Path):
+    folder = RunDir(tmp_path)
+    folder.begin(config(lambda_0=0.2), state(0))
+    folder.save_round(state(1), record(1))
+    with pytest.raises(UserError, match=r"lambda-0 was 0.2 and is 0.4"):
+        folder.begin(config(lambda_0=0.4, resume=True), state(0))
+    assert folder.begin(config(rounds=50, resume=True), state(0)).server_round == 1
+
+
+def test_resume_without_checkpoint_begins_anew(tmp_path: Path):
+    assert RunDir(tmp_path / "new").begin(config(resume=True), state(0)).server_round == 0
+
+
+def test_a_broken_checkpoint_is_named(tmp_path: Path):
+    folder = RunDir(tmp_path)
+    folder.begin(config(), state(0))
+    folder.save_round(state(1), record(1))
+    folder.checkpoint.write_bytes(folder.checkpoint.read_bytes()[:50])
+    with pytest.raises(UserError, match=r"checkpoint\.safetensors: not an adapter file"):
+        folder.begin(config(resume=True), state(0))
+
+
+def test_a_new_run_clears_its_own_files_only(tmp_path: Path):
+    folder = RunDir(tmp_path)
+    folder.begin(config(), state(0))
+    folder.save_round(state(1), record(1))
+    (tmp_path / "notes.txt").write_text("mine")
+    folder.begin(config(), state(0))
+    assert {path.name for path in tmp_path.iterdir()} == {"config.toml", "notes.txt"}
+
+
+def test_history_is_json_whatever_the_numbers(tmp_path: Path):
+    folder = RunDir(tmp_path)
+    folder.begin(config(), state(0))
+    folder.save_round(state(1), record(1))
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    line = json.loads(folder.history.read_text(), parse_constant=refuse)
+    assert line["sites"]["GE"]["validation"] is None

@@ -1,0 +1,60 @@
+"""What the user typed wins over the profile, the profile over pyproject, and nothing is lost."""
+
+from pathlib import Path
+
+import pytest
+
+from common.config import RunConfig
+from common.errors import UserError
+from server_app.settings import PROFILES, load_config, read_toml, resolve_run
+
+DEFAULTS = RunConfig().to_flat()
+
+
+def test_without_profile_the_fused_configuration_is_it():
+    assert resolve_run({**DEFAULTS, "rounds": 7}, {"rounds": 7}).method.rounds == 7
+
+
+def test_profile_lies_between_pyproject_and_what_was_typed():
+    typed = {"profile": "cpu", "learning-rate": 0.5}
+    config = resolve_run({**DEFAULTS, **typed}, typed)
+    cpu = read_toml(PROFILES / "cpu.toml")
+    assert config.train.image_size == cpu["image-size"] != DEFAULTS["image-size"]
+    assert config.train.learning_rate == 0.5
+
+
+def test_a_typed_value_wins_even_where_it_is_the_default():
+    typed = {"profile": "cpu", "rounds": DEFAULTS["rounds"]}
+    assert read_toml(PROFILES / "cpu.toml")["rounds"] != DEFAULTS["rounds"]
+    assert resolve_run({**DEFAULTS, **typed}, typed).method.rounds == DEFAULTS["rounds"]
+
+
+def test_unknown_profile_names_the_known_ones():
+    with pytest.raises(UserError, match=r"profile: found 'gpu', expected one of \['cpu', 'paper'"):
+        resolve_run({**DEFAULTS, "profile": "gpu"}, {"profile": "gpu"})
+
+
+def test_resolved_configuration_is_a_configuration_file(tmp_path: Path):
+    import tomli_w
+
+    config = RunConfig.from_flat({"rounds": 3, "split-by": "CENTRE"})
+    path = tmp_path / "config.toml"
+    path.write_text(tomli_w.dumps(config.to_flat()), encoding="utf-8")
+    assert load_config(path) == config
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot read the file"),
+        ("rounds = ", "not TOML"),
+        ("runds = 3", "unknown key 'runds'"),
+    ],
+)
+def test_bad_files_are_named(tmp_path: Path, content: str | None, message: str):
+    path = tmp_path / "mine.toml"
+    if content is not None:
+        path.write_text(content, encoding="utf-8")
+    with pytest.raises(UserError, match=message) as error:
+        load_config(path)
+    assert "mine.toml" in str(error.value)

@@ -1,0 +1,270 @@
+"""What is accepted of a site, and why the rest is not."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flwr.common import Array
+
+from common import records
+from strategies.replies import (
+    ReplyError,
+    payload,
+    read_description,
+    read_test,
+    read_update,
+    read_validation,
+)
+from tests.strategies.fakes import SHAPES, random_adapter, same_bits
+
+GOOD = random_adapter(3, rank=2)
+Number = int | float | list[int] | list[float]
+NUMBERS: dict[str, Number] = {"num-examples": 12, "loss": 0.25, "seconds": 1.5}
+READERS: list[Callable[[Message], object]] = [
+    lambda message: read_update(message, 1.0, SHAPES, 2),
+    read_validation,
+    read_test,
+    read_description,
+]
+
+
+def order() -> Message:
+    return Message(RecordDict(), dst_node_id=7, message_type="train")
+
+
+def reply(**content: ArrayRecord | MetricRecord | ConfigRecord) -> Message:
+    return Message(RecordDict(dict(content)), reply_to=order())
+
+
+def update(arrays: ArrayRecord | None = None, /, **numbers: Number) -> Message:
+    metrics = {**NUMBERS, **{key.replace("_", "-"): value for key, value in numbers.items()}}
+    arrays = records.adapter_to_record(GOOD) if arrays is None else arrays
+    return reply(adapter=arrays, metrics=MetricRecord(metrics))
+
+
+def arrays(changes: dict[str, Array | None]) -> ArrayRecord:
+    """Return the good adapter's arrays with some replaced, or left out."""
+    found: dict[str, Array | None] = {**records.adapter_to_record(GOOD), **changes}
+    return ArrayRecord({name: value for name, value in found.items() if value is not None})
+
+
+def value(name: str) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    return GOOD.tensors()[name].numpy().copy()
+
+
+def poisoned(number: float) -> Array:
+    broken = value("head.lora_B")
+    broken[1, 1] = number
+    return Array(broken)
+
+
+def test_a_good_update_is_read_whole() -> None:
+    found = read_update(update(start_dice=0.75), 1.0, SHAPES, 2)
+    assert same_bits(found.adapter, GOOD)
+    assert (found.examples, found.loss, found.seconds) == (12, 0.25, 1.5)
+    assert found.start_dice == 0.75
+    assert read_update(update(), 1.0, SHAPES, 2).start_dice is None
+
+
+@pytest.mark.parametrize("read", READERS)
+def test_an_error_reply_gives_its_last_line(read: Callable[[Message], object]) -> None:
+    reason = "Traceback (most recent call last):\n  …\nRuntimeError: out of memory\n"
+    with pytest.raises(ReplyError, match=r"^RuntimeError: out of memory$"):
+        read(Message(Error(0, reason), reply_to=order()))
+
+
+@pytest.mark.parametrize("read", READERS)
+@pytest.mark.parametrize("reason", [None, "", "\n"])
+def test_an_error_reply_without_a_reason_gives_its_code(
+    read: Callable[[Message], object], reason: str | None
+) -> None:
+    with pytest.raises(ReplyError, match=r"^error code 3$"):
+        read(Message(Error(3, reason), reply_to=order()))
+
+
+@pytest.mark.parametrize("read", READERS)
+def test_what_a_site_says_is_wrong_is_the_reason(read: Callable[[Message], object]) -> None:
+    config = ConfigRecord({records.ERROR: "/data: no such folder"})
+    with pytest.raises(ReplyError, match=r"^/data: no such folder$"):
+        read(reply(config=config, metrics=MetricRecord(NUMBERS)))
+
+
+@pytest.mark.parametrize("read", READERS)
+def test_an_empty_reply_is_refused(read: Callable[[Message], object]) -> None:
+    with pytest.raises(ReplyError, match="the reply"):
+        read(reply())
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"head.lora_B": poisoned(math.nan)}, "head.lora_B has values that are not finite"),
+        ({"head.lora_B": poisoned(math.inf)}, "head.lora_B has values that are not finite"),
+        (
+            {"head.lora_A": Array(value("head.lora_A").astype(np.float64))},
+            "head.lora_A is float64, expected float32",
+        ),
+        (
+            {"head.lora_A": Array(value("head.lora_A").astype(np.int32))},
+            "head.lora_A is int32, expected float32",
+        ),
+        (
+            {"head.lora_A": Array(value("head.lora_A")[:, :4])},
+            r"layer head: shape \(3, 4\), expected \(3, 5\)",
+        ),
+        (
+            {"head.lora_B": Array(value("head.lora_B")[:2])},
+            r"layer head: shape \(2, 5\), expected \(3, 5\)",
+        ),
+        ({"head.lora_A": Array(value("head.lora_A")[0])}, r"unexpected tensor .* of shape \(5,\)"),
+        (
+            {"head.lora_A": Array(value("head.lora_A")[:1])},
+            r"expected one rank in all layers, found \[1, 2\]",
+        ),
+        ({"head.lora_A": None}, "head.lora_A is missing"),
+        ({"head.lora_A": None, "head.lora_B": None}, r"layer head is missing \(1 in all\)"),
+        ({"head.bias": Array(value("head.lora_B"))}, "unexpected tensor head.bias"),
+        (
+            {
+                "tail.lora_A": Array(value("head.lora_A")),
+                "tail.lora_B": Array(value("head.lora_B")),
+            },
+            "layer tail is not in the model",
+        ),
+        (dict.fromkeys(GOOD.tensors()), "the adapter is empty"),
+        ({"head.lora_A": Array(np.array([["text"]]))}, "head.lora_A is <U4, expected"),
+        (
+            {"head.lora_A": Array("float32", (2, 5), "torch.save", b"\x80\x04N.")},
+            "cannot be read.*serialization type",
+        ),
+        ({"head.lora_A": Array("float32", (2, 5), "numpy.ndarray", b"")}, "cannot be read"),
+        ({"head.lora_A": Array("float32", (2, 5), "numpy.ndarray", b"\x80\x04N.")}, "pickle"),
+        ({"head.lora_A": Array("float32", (2, 5), "numpy.ndarray", b"PK\x03\x04")}, "cannot be r"),
+    ],
+)
+def test_an_adapter_that_is_not_as_agreed_is_refused(
+    changes: dict[str, Array | None], reason: str
+) -> None:
+    with pytest.raises(ReplyError, match=reason):
+        read_update(update(arrays(changes)), 1.0, SHAPES, 2)
+
+
+def test_an_adapter_of_another_rank_is_refused() -> None:
+    with pytest.raises(ReplyError, match=r"^rank 2, expected 4$"):
+        read_update(update(), 1.0, SHAPES, 4)
+
+
+def test_an_update_without_an_adapter_is_refused() -> None:
+    with pytest.raises(ReplyError, match=r"^the reply has no adapter$"):
+        read_update(reply(metrics=MetricRecord(NUMBERS)), 1.0, SHAPES, 2)
+    with pytest.raises(ReplyError, match=r"^the reply has no adapter$"):
+        read_update(reply(adapter=MetricRecord(), metrics=MetricRecord(NUMBERS)), 1.0, SHAPES, 2)
+
+
+def test_an_update_without_metrics_is_refused() -> None:
+    with pytest.raises(ReplyError, match=r"^the reply has no metrics$"):
+        read_update(reply(adapter=records.adapter_to_record(GOOD)), 1.0, SHAPES, 2)
+
+
+@pytest.mark.parametrize("key", list(NUMBERS))
+def test_every_number_is_needed(key: str) -> None:
+    numbers = {k: v for k, v in NUMBERS.items() if k != key}
+    message = reply(adapter=records.adapter_to_record(GOOD), metrics=MetricRecord(numbers))
+    with pytest.raises(ReplyError, match=f"^{key} is None, expected a number$"):
+        read_update(message, 1.0, SHAPES, 2)
+
+
+@pytest.mark.parametrize(
+    ("key", "number", "reason"),
+    [
+        ("num_examples", 0, "num-examples is 0, expected at least 1"),
+        ("num_examples", -5, "num-examples is -5, expected at least 1"),
+        ("num_examples", math.inf, "num-examples is inf, expected a finite number"),
+        ("num_examples", [1, 2], r"num-examples is \[1, 2\], expected a number"),
+        ("loss", math.nan, "loss is nan, expected a finite number"),
+        ("start_dice", 1.5, "start-dice is 1.5, expected a Dice between 0 and 1"),
+        ("start_dice", math.nan, "start-dice is nan, expected a finite number"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(
+    key: str, number: int | float | list[int], reason: str
+) -> None:
+    with pytest.raises(ReplyError, match=f"^{reason}$"):
+        read_update(update(**{key: number}), 1.0, SHAPES, 2)
+
+
+@pytest.mark.parametrize("dice", [0, 0.0, 0.25, 1, 1.0])
+def test_a_validation_is_a_dice(dice: float) -> None:
+    assert read_validation(reply(metrics=MetricRecord({"dice": dice}))) == dice
+
+
+@pytest.mark.parametrize(
+    ("dice", "reason"),
+    [
+        (math.nan, "dice is nan, expected a finite number"),
+        (-math.inf, "dice is -inf, expected a finite number"),
+        (1.0001, "dice is 1.0001, expected a Dice between 0 and 1"),
+        (-0.1, "dice is -0.1, expected a Dice between 0 and 1"),
+        ([0.5], r"dice is \[0.5\], expected a number"),
+    ],
+)
+def test_other_validations_are_refused(dice: float | list[float], reason: str) -> None:
+    with pytest.raises(ReplyError, match=f"^{reason}$"):
+        read_validation(reply(metrics=MetricRecord({"dice": dice})))
+
+
+def test_test_scores_may_be_undefined_but_are_numbers() -> None:
+    found = read_test(reply(metrics=MetricRecord({"cases": 2, "test.hd95_mm.RV": math.nan})))
+    assert found["cases"] == 2
+    assert math.isnan(found["test.hd95_mm.RV"])
+    with pytest.raises(ReplyError, match=r"cases is .* expected a number"):
+        read_test(reply(metrics=MetricRecord({"cases": [2]})))
+
+
+def description(**changes: str | int | None) -> Message:
+    facts: dict[str, str | int | None] = {
+        "site": "GE",
+        "base-sha256": "ab",
+        "train-examples": 9,
+        "val-cases": 1,
+    }
+    facts.update({key.replace("_", "-"): value for key, value in changes.items()})
+    texts = {key: value for key, value in facts.items() if isinstance(value, str)}
+    counts = {key: value for key, value in facts.items() if isinstance(value, int)}
+    return reply(config=ConfigRecord(dict(texts)), metrics=MetricRecord(dict(counts)))
+
+
+def test_a_description_is_read_flat() -> None:
+    expected = {"site": "GE", "base-sha256": "ab", "train-examples": 9, "val-cases": 1}
+    assert dict(read_description(description())) == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"site": None}, "site is None, expected a str"),
+        ({"site": 3}, "site is 3, expected a str"),
+        ({"base_sha256": None}, "base-sha256 is None, expected a str"),
+        ({"train_examples": None}, "train-examples is None, expected a int"),
+        ({"train_examples": "9"}, "train-examples is '9', expected a int"),
+        ({"train_examples": 0}, "the site has no training examples"),
+    ],
+)
+def test_a_description_that_leaves_something_out_is_refused(
+    changes: dict[str, str | int | None], reason: str
+) -> None:
+    with pytest.raises(ReplyError, match=f"^{reason}$"):
+        read_description(description(**changes))
+
+
+def test_the_payload_is_the_bytes_of_the_arrays() -> None:
+    numbers = sum(2 * (c_out + fan_in) for c_out, fan_in in SHAPES.values())
+    assert payload(update()) == 4 * numbers
+    assert payload(reply(metrics=MetricRecord(NUMBERS))) == 0
+    assert payload(Message(Error(1, "x"), reply_to=order())) == 0
+
+
+def test_scale_is_the_runs_not_the_sites() -> None:
+    assert read_update(update(), 0.5, SHAPES, 2).adapter.scale == 0.5

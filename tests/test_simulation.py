@@ -1,0 +1,181 @@
+"""The whole system under ``flower-simulation``: what it leaves, resumes and refuses."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from client_app.phantom import write_mnms2
+from common.adapter import load_adapter
+from common.model import build_unet, save_base
+
+ROOT = Path(__file__).resolve().parent.parent
+FEATURES = (4, 4, 8, 8, 8, 4)
+ROUNDS = 3
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def site_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a phantom with three small sites, and an untrained base model beside it."""
+    folder = tmp_path_factory.mktemp("data")
+    vendors = {"SIEMENS": 5, "Philips Medical Systems": 5, "GE MEDICAL SYSTEMS": 3}
+    write_mnms2(folder, patients=vendors)
+    torch.manual_seed(0)
+    save_base(build_unet(FEATURES), folder / "base.safetensors")
+    return folder
+
+
+def command(data: Path, run_dir: Path, **keys: object) -> list[str]:
+    """Return the command of a small run."""
+    flat: dict[str, object] = {
+        "data-dir": str(data / "mnms2"),
+        "base-model": str(data / "base.safetensors"),
+        "cache-dir": str(data / "cache"),
+        "run-dir": str(run_dir),
+        "features": ",".join(map(str, FEATURES)),
+        "rank": 4,
+        "image-size": 32,
+        "spacing-mm": 5.0,
+        "rounds": ROUNDS,
+        "threads": 1,
+        **{key.replace("_", "-"): value for key, value in keys.items()},
+    }
+    typed = " ".join(f"{key}={json.dumps(value)}" for key, value in flat.items())
+    simulate = str(Path(sys.executable).with_name("flower-simulation"))
+    resources = json.dumps({"client_resources": {"num_cpus": 1}})
+    return [simulate, "--app", str(ROOT), "--num-supernodes", "3", "--run-config", typed,
+            "--backend-config", resources]  # fmt: skip
+
+
+def start(args: list[str], cwd: Path) -> "subprocess.Popen[str]":
+    quiet = {"RAY_enable_metrics_collection": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+    return subprocess.Popen(
+        args,
+        cwd=cwd,
+        env={**os.environ, **quiet},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(process: "subprocess.Popen[str]") -> tuple[int, str]:
+    try:
+        output, _ = process.communicate(timeout=240)
+    finally:
+        stop(process)
+    return process.returncode, output
+
+
+def stop(process: "subprocess.Popen[str]") -> None:
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def whole_run(site_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of an unbroken run."""
+    run_dir = tmp_path_factory.mktemp("runs") / "whole"
+    status, output = finish(start(command(site_data, run_dir), site_data))
+    assert status == 0, output
+    return run_dir
+
+
+@pytest.fixture
+def broken_run(site_data: Path, tmp_path: Path) -> Iterator[Path]:
+    """Yield the folder of a run that was killed in its second round or later."""
+    run_dir = tmp_path / "broken"
+    process = start(command(site_data, run_dir), site_data)
+    deadline = time.monotonic() + 200
+    history = run_dir / "history.jsonl"
+    try:
+        while not history.is_file() or history.read_text().count("\n") < 2:
+            assert process.poll() is None, finish(process)[1]
+            assert time.monotonic() < deadline, "round 1 did not end"
+            time.sleep(0.05)
+    finally:
+        stop(process)
+    yield run_dir
+
+
+def test_a_run_leaves_what_it_promises(whole_run: Path):
+    names = {path.name for path in whole_run.iterdir()}
+    assert names == {
+        "config.toml", "history.jsonl", "checkpoint.safetensors", "adapter.safetensors",
+        "summary.json", "rounds.png",
+    }  # fmt: skip
+    lines = [json.loads(line) for line in (whole_run / "history.jsonl").read_text().splitlines()]
+    assert [line["round"] for line in lines] == list(range(ROUNDS + 1))
+    assert lines[1]["lambda"] == pytest.approx(0.2)
+    assert {site: entry["rank"] for site, entry in lines[1]["sites"].items()} == {
+        "GE": 2, "Philips": 4, "Siemens": 4,
+    }  # fmt: skip
+    for line in lines[1:]:
+        for entry in line["sites"].values():
+            assert 0 <= entry["validation"] <= 1
+            assert entry["weight"] in (1.0, pytest.approx(1 - line["lambda"]))
+            assert entry["bytes_down"] == 2 * entry["bytes_up"] > 0
+    summary = json.loads((whole_run / "summary.json").read_text())
+    assert summary["method"] == "rate-my-lora"
+    assert set(summary["sites"]) == {"GE", "Philips", "Siemens"}
+    assert summary["bytes"]["ratio"] < 1
+    adapter, notes = load_adapter(whole_run / "adapter.safetensors")
+    assert adapter.rank == 4
+    assert len(notes["base-sha256"]) == 64
+
+
+def test_a_killed_run_resumes_to_the_same_adapter(
+    whole_run: Path, broken_run: Path, site_data: Path
+):
+    done = (broken_run / "history.jsonl").read_text().count("\n") - 1
+    assert 1 <= done <= ROUNDS
+    status, output = finish(start(command(site_data, broken_run, resume=True), site_data))
+    assert status == 0, output
+    expected, _ = load_adapter(whole_run / "adapter.safetensors")
+    resumed, _ = load_adapter(broken_run / "adapter.safetensors")
+    for name, value in expected.tensors().items():
+        assert torch.equal(value, resumed.tensors()[name]), name
+    rounds = [json.loads(x)["round"] for x in (broken_run / "history.jsonl").open()]
+    assert rounds == list(range(ROUNDS + 1))
+
+
+def test_a_users_mistake_ends_in_one_line_and_status_2(site_data: Path, tmp_path: Path):
+    status, output = finish(start(command(site_data, tmp_path / "run", rank=0), site_data))
+    assert status == 2
+    assert "rank: found 0, expected at least 1" in output
+    assert "Traceback" not in output
+
+
+def test_a_site_with_a_broken_case_is_left_out_and_named(site_data: Path, tmp_path: Path):
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "base.safetensors").symlink_to(site_data / "base.safetensors")
+    subprocess.run(["cp", "-r", str(site_data / "mnms2"), str(data)], check=True)
+    csv_lines = (data / "mnms2" / "dataset_information.csv").read_text().splitlines()
+    code = next(line.split(",")[0] for line in csv_lines if "GE MEDICAL" in line).zfill(3)
+    broken = data / "mnms2" / "dataset" / code / f"{code}_SA_ED.nii.gz"
+    image = nib.load(broken)
+    values = np.asarray(image.dataobj, dtype=np.float32)
+    values[0, 0, 0] = np.nan
+    nib.save(nib.Nifti1Image(values, image.affine), broken)
+
+    run_dir = tmp_path / "run"
+    status, output = finish(start(command(data, run_dir, rounds=1), data))
+    assert status == 0, output
+    assert "Traceback" not in output
+    lines = [json.loads(line) for line in (run_dir / "history.jsonl").open()]
+    assert "1 values are NaN" in lines[0]["refused"][0]["reason"]
+    assert set(lines[1]["sites"]) == {"Philips", "Siemens"}
