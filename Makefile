@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Ray warns of what does not concern a run on one machine.
 export RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO ?= 0
-export RAY_enable_metrics_collection ?= 0
+export RAY_BACKEND_LOG_LEVEL ?= fatal
 
 .PHONY: help install demo test lint types unit format bench clean
 

@@ -103,7 +103,7 @@ def is_mnms2(data_dir: Path) -> bool:
 def _read_acdc_patient(folder: Path) -> list[Case]:
     info_path = folder / "Info.cfg"
     try:
-        lines = info_path.read_text(encoding="utf-8").splitlines()
+        lines = info_path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         raise UserError(f"{info_path}: missing; it names the ED and ES frames") from None
     fields = (line.partition(":") for line in lines)
@@ -120,7 +120,7 @@ def _read_acdc_patient(folder: Path) -> list[Case]:
 
 def _read_mnms2(data_dir: Path) -> list[Case]:
     index = data_dir / "dataset_information.csv"
-    with index.open(newline="", encoding="utf-8-sig") as file:
+    with index.open(newline="", encoding="utf-8-sig", errors="replace") as file:
         reader = csv.DictReader(file)
         rows = [{k: (v or "").strip() for k, v in row.items() if k} for row in reader]
         columns = reader.fieldnames or []

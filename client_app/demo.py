@@ -14,6 +14,8 @@ from client_app.phantom import write_phantom
 from client_app.pretraining import pretrain
 from common.config import RunConfig
 
+PHANTOM_VERSION = 2
+"""Part of the names of what is kept; raise it when the phantom looks different."""
 REPORT_EVERY_S = 15.0
 
 
@@ -32,7 +34,7 @@ def provide(config: RunConfig, *, need_base: bool) -> Provided:
     """
     cache = config.path(config.data.cache_dir)
     cache.mkdir(parents=True, exist_ok=True)
-    phantom = cache / "phantom"
+    phantom = cache / f"phantom-{PHANTOM_VERSION}"
     base = cache / f"base-{_key(config)}.safetensors"
     with FileLock(cache / "demo.lock"):
         if not phantom.is_dir():
@@ -48,8 +50,10 @@ def _key(config: RunConfig) -> str:
     """Name a base by what it depends on."""
     train, data = config.train, config.data
     content = [
+        PHANTOM_VERSION,
         config.model.features, config.seed, data.spacing_mm, data.split_seed, train.image_size,
         train.batch_size, train.augment, train.pretrain_epochs, train.pretrain_learning_rate,
+        train.weight_decay,
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
 

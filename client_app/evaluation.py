@@ -39,7 +39,7 @@ class Scores:
     @property
     def mean_dice(self) -> float:
         """P: the mean over structures in each volume, then over volumes."""
-        return float(np.nanmean(np.nanmean(self.dice, axis=1)))
+        return _by_structure(self.dice)["mean"]
 
     def summary(self) -> dict[str, dict[str, float]]:
         """Return ``{"dice": {"LV", "MYO", "RV", "mean"}, "hd95_mm": {…}}`` over the cases."""
@@ -61,9 +61,14 @@ def _by_structure(values: np.ndarray) -> dict[str, float]:
 def predict_logits(model: nn.Module, image: Tensor, device: torch.device) -> Tensor:
     """Return logits (z, 4, h, w) for slices (z, 1, h, w) of any size, whole slices at once."""
     h, w = image.shape[-2:]
-    padding = (0, -w % DOWNSAMPLING, 0, -h % DOWNSAMPLING)
+    padding = (0, _padding(w), 0, _padding(h))
     padded = F.pad(image.to(device), padding, mode="replicate")
     return model(padded)[..., :h, :w].float()  # type: ignore[no-any-return]
+
+
+def _padding(size: int) -> int:
+    """Return what brings a side to a multiple the U-Net takes; its normalisation needs two."""
+    return max(-size % DOWNSAMPLING, 2 * DOWNSAMPLING - size)
 
 
 def predict_labels(

@@ -1,7 +1,5 @@
 """From NIfTI files to slices of one orientation, spacing and intensity scale, once and cached."""
 
-import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,12 +8,11 @@ import nibabel as nib
 import numpy as np
 import torch
 import torch.nn.functional as F
-from monai.data import PersistentDataset
 from monai.transforms import Compose, Transform
-from nibabel.filebasedimages import ImageFileError
 from torch import Tensor
 
 from client_app.datasets import Case
+from client_app.volume_cache import VolumeCache, item_hash
 from common.errors import UserError
 from common.labels import NUM_CLASSES
 
@@ -86,8 +83,9 @@ def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
         image = nib.load(path)
         data = np.asarray(image.get_fdata(caching="unchanged"))
         affine = np.asarray(image.affine)
-    except (ImageFileError, OSError, EOFError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as NIfTI ({error})") from None
+    except Exception as error:  # from EOFError to MemoryError, as the bytes will have it
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"{path}: cannot be read as NIfTI ({reason})") from None
     if data.ndim != 3 or 0 in data.shape:
         raise UserError(f"{path}: has shape {data.shape}, expected three dimensions")
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-6:
@@ -190,11 +188,7 @@ class _Prepare(Transform):  # type: ignore[misc]
         }
 
 
-def _json_hash(item: object) -> bytes:
-    return hashlib.sha256(json.dumps(item, sort_keys=True).encode()).hexdigest().encode()
-
-
-def volumes(cases: Iterable[Case], spacing_mm: float, cache_dir: Path | None) -> PersistentDataset:
+def volumes(cases: Iterable[Case], spacing_mm: float, cache_dir: Path | None) -> VolumeCache:
     """Return the prepared volumes of ``cases``, computed once and kept in ``cache_dir``.
 
     The cache key holds all that a volume depends on: the files with their size and time, the
@@ -221,12 +215,10 @@ def volumes(cases: Iterable[Case], spacing_mm: float, cache_dir: Path | None) ->
         }
         for case in cases
     ]
-    return PersistentDataset(
-        items, Compose([_Prepare(spacing_mm)]), cache_dir, hash_func=_json_hash
-    )
+    return VolumeCache(items, Compose([_Prepare(spacing_mm)]), cache_dir, hash_func=item_hash)
 
 
-def load_volume(dataset: PersistentDataset, index: int) -> Volume:
+def load_volume(dataset: VolumeCache, index: int) -> Volume:
     """Return one prepared volume.
 
     Raises

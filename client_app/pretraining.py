@@ -14,6 +14,7 @@ from client_app.preprocessing import Volume, load_volume, volumes
 from client_app.splits import split_patients
 from client_app.training import Trainer, training_slices
 from common.config import RunConfig
+from common.errors import UserError
 from common.files import replace_file
 from common.model import build_unet, save_base
 from common.seeding import derive_seed
@@ -41,7 +42,10 @@ def pretrain(data_dir: Path, out: Path, config: RunConfig, report: Report) -> tu
         The data cannot be used.
     """
     cases = read_cases(data_dir)
-    held_out = set(split_patients((c.patient for c in cases), config.data.split_seed)["val"])
+    try:
+        held_out = set(split_patients((c.patient for c in cases), config.data.split_seed)["val"])
+    except UserError as error:
+        raise UserError(f"{data_dir}: {error}") from None
     dataset = volumes(cases, config.data.spacing_mm, config.path(config.data.cache_dir) / "volumes")
     seen: list[Volume] = []
     unseen: list[Volume] = []

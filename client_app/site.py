@@ -50,23 +50,29 @@ class SiteSettings:
         Raises
         ------
         UserError
-            A key is unknown or neither a site nor a partition is given.
+            A key is unknown, a number is none, or neither a site nor a partition is given.
         """
         known = {"site", "data-dir", "base-model", "partition-id", "num-partitions"}
         if unknown := sorted(set(node) - known):
             raise UserError(
                 f"node config: unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}"
             )
-        if "site" not in node and "partition-id" not in node:
+        if not node.get("site") and "partition-id" not in node:
             raise UserError("node config: found no 'site', expected the name of this site's data")
-        partition, count = node.get("partition-id"), node.get("num-partitions")
         return cls(
             name=str(node.get("site", "")),
-            partition=None if partition is None else int(partition),
-            partitions=None if count is None else int(count),
+            partition=_count(node, "partition-id"),
+            partitions=_count(node, "num-partitions"),
             data_dir=str(node.get("data-dir", "")),
             base_model=str(node.get("base-model", "")),
         )
+
+
+def _count(node: Mapping[str, Value], key: str) -> int | None:
+    value = node.get(key)
+    if value is None or (type(value) is int and value >= 0):
+        return value
+    raise UserError(f"node config: {key}: found {value!r}, expected a whole number of at least 0")
 
 
 @dataclass(frozen=True)
@@ -179,11 +185,10 @@ def _own_cases(settings: SiteSettings, config: RunConfig, data_dir: Path) -> tup
         if settings.name not in groups:
             raise UserError(f"{found}; expected one called {settings.name!r} (node config: site)")
         return settings.name, groups[settings.name]
-    if settings.partitions is not None and settings.partitions > len(groups):
-        raise UserError(
-            f"{found}; {settings.partitions} SuperNodes are simulated, expected at most one a site"
-        )
     assert settings.partition is not None
+    nodes = max(settings.partitions or 0, settings.partition + 1)
+    if nodes > len(groups):
+        raise UserError(f"{found}; {nodes} SuperNodes are simulated, expected at most one a site")
     name = list(groups)[settings.partition]
     return name, groups[name]
 

@@ -16,8 +16,8 @@ def split_patients(patients: Iterable[str], seed: int) -> dict[Split, list[str]]
     """Divide patients 8:1:1 by a hash of (seed, patient).
 
     Each patient falls below 0.1 (test), below 0.2 (validation) or above (train) on their own, so
-    adding patients moves nobody. Where a small site would be left with an empty validation or
-    test split, the training patient nearest to it by hash fills the place.
+    adding patients moves nobody. Where a small site would be left with an empty split, the
+    patient nearest to it by hash fills the place.
 
     Raises
     ------
@@ -31,14 +31,14 @@ def split_patients(patients: Iterable[str], seed: int) -> dict[Split, list[str]]
             f"{len(order)} patient(s) cannot be split into train, validation and test; "
             f"expected at least {MIN_PATIENTS}"
         )
-    test = [patient for patient in order if position[patient] < 0.1] or order[:1]
-    rest = [patient for patient in order if patient not in test]
-    val = [patient for patient in rest if position[patient] < 0.2] or rest[:1]
-    train = [patient for patient in rest if patient not in val]
-    if not train:  # all hashes fell low: the highest trains
-        donor = val if len(val) > 1 else test
-        train = [donor.pop()]
-    return {"train": sorted(train), "val": sorted(val), "test": sorted(test)}
+    below = [sum(position[patient] < limit for patient in order) for limit in (0.1, 0.2)]
+    test_end = min(max(below[0], 1), len(order) - 2)
+    val_end = min(max(below[1], test_end + 1), len(order) - 1)
+    return {
+        "train": sorted(order[val_end:]),
+        "val": sorted(order[test_end:val_end]),
+        "test": sorted(order[:test_end]),
+    }
 
 
 def split_cases(cases: Sequence[Case], seed: int) -> dict[Split, list[Case]]:

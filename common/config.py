@@ -79,13 +79,13 @@ class TrainConfig:
     """Slices in a step."""
     image_size: int = _option(96, low=32)
     """Side of the square training crop in pixels, a multiple of 16."""
-    learning_rate: float = _option(0.002, above=0)
+    learning_rate: float = _option(0.003, above=0)
     """Of AdamW on the adapter."""
     weight_decay: float = _option(0.0, low=0)
     """Of AdamW."""
     augment: bool = _option(True)
     """Whether training slices are changed at random."""
-    pretrain_epochs: int = _option(12, low=1)
+    pretrain_epochs: int = _option(8, low=1)
     """Epochs of ``rate-my-lora pretrain``."""
     pretrain_learning_rate: float = _option(0.003, above=0)
     """Highest learning rate of pretraining; it falls along a cosine."""
@@ -115,7 +115,7 @@ class TrainConfig:
 class MethodConfig:
     """The federation and its rating."""
 
-    rounds: int = _option(6, low=1)
+    rounds: int = _option(8, low=1)
     """Number of server rounds."""
     lambda_0: float = _option(0.2, low=0, high=1)
     """λ of round 1; 0 is plain federated averaging of adapters."""

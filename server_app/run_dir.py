@@ -78,6 +78,7 @@ class RunDir:
         notes = {
             "round": str(state.server_round),
             "previous": json.dumps(state.previous),
+            "ranks": json.dumps(state.ranks),
         }
         save_adapter(state.adapter, self.checkpoint, notes)
 
@@ -103,7 +104,12 @@ class RunDir:
                     f"{self.path}: cannot resume, {key} was {before[key]!r} and is {value!r} now"
                 )
         adapter, notes = load_adapter(self.checkpoint)
-        state = RunState(adapter, int(notes["round"]), json.loads(notes["previous"]))
+        state = RunState(
+            adapter,
+            int(notes["round"]),
+            json.loads(notes["previous"]),
+            json.loads(notes["ranks"]),
+        )
         kept = [line for line in self.read_history() if line["round"] <= state.server_round]
         write_text(self.history, "".join(json.dumps(line) + "\n" for line in kept))
         return state

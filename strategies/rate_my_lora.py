@@ -61,7 +61,7 @@ class RateMyLoRA(Strategy):
         self.shapes = shapes
         self.state = state
         self.on_round = on_round
-        self.roster = Roster(config)
+        self.roster = Roster(config, state.ranks)
         self.record = RoundRecord(0)
         self.updates: dict[str, Update] = {}
         self.share: dict[str, float] = {}

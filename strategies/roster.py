@@ -1,6 +1,7 @@
 """Who takes part: which nodes are there, what their sites are called and how large they are."""
 
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from logging import INFO, WARNING
@@ -48,6 +49,8 @@ class Roster:
     ----------
     config
         The run's configuration; sent to every site that is asked to describe itself.
+    ranks
+        By site name, those of the run so far; filled when the run starts, then kept.
 
     Attributes
     ----------
@@ -61,10 +64,10 @@ class Roster:
         (site, reason) of nodes that were turned away; whoever records them empties the list.
     """
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, ranks: dict[str, int]) -> None:
         self.config = config
         self.sites: dict[int, Site] = {}
-        self.ranks: dict[str, int] = {}
+        self.ranks = ranks
         self.base_sha256 = config.base_sha256.lower()
         self.refusals: list[tuple[str, str]] = []
         self._turned_away: set[int] = set()
@@ -93,10 +96,12 @@ class Roster:
                 f"{len(online)} site(s) can take part, expected at least min-sites = "
                 f"{method.min_sites}: {why}"
             )
-        examples = {site.name: site.train_examples for site in online}
-        self.ranks = assign_ranks(self.config.model.ranks, self.config.model.rank, examples)
+        if not self.ranks:
+            examples = {site.name: site.train_examples for site in online}
+            model = self.config.model
+            self.ranks.update(assign_ranks(model.ranks, model.rank, examples))
         for site in online:
-            log(INFO, "%s: rank %d, %s", site.name, self.ranks[site.name], _facts(site))
+            log(INFO, "%s: rank %d, %s", site.name, self.rank(site), _facts(site))
 
     def online(self, grid: Grid) -> list[Site]:
         """Return the sites that are connected now, sorted by name; new nodes are asked first."""
@@ -120,16 +125,29 @@ class Roster:
             [Message(content, dst_node_id=node, message_type=records.DESCRIBE) for node in new],
             timeout=self.config.method.round_timeout_s,
         )
+        self._turned_away.update(new)  # until they are admitted, or some node leaves
         silent = set(new)
-        for reply in sorted(replies, key=_site_name):
+        described: list[tuple[str, int, Mapping[str, object]]] = []
+        for reply in replies:
             node = reply.metadata.src_node_id
             silent.discard(node)
             try:
-                self._admit(node, read_description(reply), connected)
+                facts = read_description(reply)
+                described.append((str(facts["site"]), node, facts))
             except ReplyError as error:
-                self._turned_away.add(node)
-                self.refusals.append((_site_name(reply), str(error)))
+                self.refusals.append((f"node {node}", str(error)))
         self.refusals += [(f"node {node}", "no answer") for node in sorted(silent)]
+        if not self.base_sha256 and described:  # what most of them have
+            found = Counter(
+                str(facts["base-sha256"]) for _, _, facts in sorted(described, key=_key)
+            )
+            self.base_sha256 = found.most_common(1)[0][0]
+        for name, node, facts in sorted(described, key=_key):
+            try:
+                self._admit(node, facts, connected)
+                self._turned_away.discard(node)
+            except ReplyError as error:
+                self.refusals.append((name, str(error)))
 
     def _admit(self, node: int, facts: Mapping[str, object], connected: set[int]) -> None:
         name, sha256 = str(facts["site"]), str(facts["base-sha256"])
@@ -138,8 +156,6 @@ class Roster:
                 raise ReplyError(f"another connected site is called {name!r} already")
             if site.name == name:  # the same site, back under a new key
                 del self.sites[other]
-        if not self.base_sha256:
-            self.base_sha256 = sha256
         if sha256 != self.base_sha256:
             raise ReplyError(
                 f"its base model has SHA-256 {sha256[:16]}…, expected {self.base_sha256[:16]}…"
@@ -147,12 +163,9 @@ class Roster:
         self.sites[node] = Site(node, name, int(str(facts["train-examples"])), sha256, facts)
 
 
-def _site_name(reply: Message) -> str:
-    """Return the name a reply gives itself, or its node's number."""
-    try:
-        return str(read_description(reply)["site"])
-    except ReplyError:
-        return f"node {reply.metadata.src_node_id}"
+def _key(described: tuple[str, int, Mapping[str, object]]) -> tuple[str, int]:
+    """Sort sites by name, not by who answered first."""
+    return described[:2]
 
 
 def _facts(site: Site) -> str:

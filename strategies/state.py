@@ -18,11 +18,14 @@ class RunState:
         The last finished round; 0 before round 1.
     previous
         P(t−1) by site: what the next round's validation is compared with.
+    ranks
+        By site, fixed at the start of the run.
     """
 
     adapter: Adapter
     server_round: int = 0
     previous: dict[str, float] = field(default_factory=dict)
+    ranks: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass

@@ -1,11 +1,13 @@
 """Fixtures for all tests: a small base model and adapters for it."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from client_app.phantom import write_phantom
 from common import lora
 from common.adapter import Adapter, Factors
 from common.model import build_unet
@@ -39,3 +41,12 @@ def make_adapter(unet: nn.Module) -> MakeAdapter:
         return Adapter(layers, scale)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def phantom_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a small phantom, not to be written to: ``acdc`` of 5 patients, ``mnms2`` of 15."""
+    out = tmp_path_factory.mktemp("small-phantom")
+    vendors = {"SIEMENS": 6, "Philips Medical Systems": 5, "GE MEDICAL SYSTEMS": 4}
+    write_phantom(out, acdc_patients=5, patients=vendors)
+    return out

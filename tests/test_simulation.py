@@ -59,7 +59,7 @@ def command(data: Path, run_dir: Path, **keys: object) -> list[str]:
 
 
 def start(args: list[str], cwd: Path) -> "subprocess.Popen[str]":
-    quiet = {"RAY_enable_metrics_collection": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+    quiet = {"RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
     return subprocess.Popen(
         args,
         cwd=cwd,

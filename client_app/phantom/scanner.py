@@ -1,21 +1,14 @@
-"""How a scanner shows a body: brightness, shading, blur, noise, and its grid in space."""
+"""How a scanner shows a body: brightness, shading, blur, noise, and its grid."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from client_app.phantom.beat import Grid
+from client_app.phantom.orientation import Direction
 from client_app.phantom.shapes import Array, Layer, draw_field
-
-Direction = Literal["right", "left", "down", "up"]
-
-# Standard short-axis view in the scanner's LPS axes (+x left, +y posterior, +z superior), which
-# is what the affines of ACDC and M&Ms-2 hold although NIfTI means RAS. Measured on real files.
-_RIGHT = np.array([0.85, 0.5, 0.0])
-_DOWN = np.array([-0.375, 0.375, -0.85])
 
 
 @dataclass(frozen=True)
@@ -83,7 +76,7 @@ VENDORS = {
             field_tesla=1.5,
             contrast=Contrast(0.38, 0.17, 0.85, 0.04, 0.20, 0.010),
             gamma=1.1,
-            noise=0.020,
+            noise=0.02,
             bias=0.55,
             blur_mm=1.0,
             spacing_mm=1.35,
@@ -95,9 +88,9 @@ VENDORS = {
             vendor="Philips Medical Systems",
             model="Achieva",
             field_tesla=1.5,
-            contrast=Contrast(0.75, 0.30, 0.85, 0.10, 0.22, 0.020),
-            gamma=0.8,
-            noise=0.06,
+            contrast=Contrast(0.69, 0.29, 0.60, 0.11, 0.38, 0.020),
+            gamma=0.85,
+            noise=0.04,
             bias=0.25,
             blur_mm=0.6,
             spacing_mm=1.2,
@@ -110,11 +103,11 @@ VENDORS = {
             vendor="GE MEDICAL SYSTEMS",
             model="SIGNA EXCITE",
             field_tesla=1.5,
-            contrast=Contrast(0.45, 0.25, 0.55, 0.10, 0.38, 0.015),
-            gamma=1.4,
+            contrast=Contrast(0.50, 0.27, 0.50, 0.09, 0.37, 0.014),
+            gamma=1.3,
             noise=0.03,
-            bias=0.45,
-            blur_mm=1.6,
+            bias=0.35,
+            blur_mm=1.5,
             spacing_mm=1.6,
             thickness_mm=8.0,
             matrix=(128, 120),
@@ -220,42 +213,3 @@ def _blur(image: Array, sigma: float) -> Array:
     across = (kernel(width) @ image.reshape(width, height * slices)).reshape(image.shape)
     blurred: Array = np.matmul(kernel(height), across)
     return blurred
-
-
-def to_file_order(
-    volume: npt.NDArray[np.generic], axes: tuple[Direction, Direction]
-) -> npt.NDArray[np.generic]:
-    """Turn (right, down, z) into the order in which the scanner stores it."""
-    if axes[0] in ("down", "up"):
-        volume = volume.swapaxes(0, 1)
-    flips = tuple(axis for axis, direction in enumerate(axes) if direction in ("left", "up"))
-    return np.flip(volume, flips)
-
-
-def file_affine(
-    scanner: Scanner, shape: tuple[int, ...], rng: np.random.Generator
-) -> npt.NDArray[np.float64]:
-    """Return the affine (4, 4) of a stored array, its axes ordered as in ``to_file_order``.
-
-    Diagonal where the scanner is not oblique, as in ACDC. Otherwise the true directions of the
-    patient's slices, in the scanner's LPS axes, around a centre near the magnet's.
-    """
-    spacing = np.array([scanner.spacing_mm, scanner.spacing_mm, scanner.thickness_mm])
-    tilt, centre = rng.normal(0, 0.06, (2, 3)), rng.uniform(-25, 25, 3)
-    affine = np.eye(4)
-    if not scanner.oblique:
-        affine[:3, :3] = np.diag(spacing)
-        return affine
-    right = _unit(_RIGHT + tilt[0])
-    down = _DOWN + tilt[1]
-    down = _unit(down - (down @ right) * right)
-    towards_apex = -np.cross(right, down)
-    ways = {"right": right, "left": -right, "down": down, "up": -down}
-    directions = np.stack([ways[scanner.axes[0]], ways[scanner.axes[1]], towards_apex], axis=1)
-    affine[:3, :3] = directions * spacing
-    affine[:3, 3] = centre - affine[:3, :3] @ ((np.array(shape) - 1) / 2)
-    return affine
-
-
-def _unit(vector: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    return vector / float(np.linalg.norm(vector))

@@ -8,7 +8,8 @@ import numpy.typing as npt
 from client_app.phantom.beat import Grid, beat, heart_layers, label
 from client_app.phantom.chest import chest_layers, draw_chest
 from client_app.phantom.heart import draw_heart
-from client_app.phantom.scanner import Scanner, acquire, file_affine, to_file_order, tune
+from client_app.phantom.orientation import oblique_affine, to_file_order
+from client_app.phantom.scanner import Scanner, acquire, tune
 from common.seeding import derive_seed
 
 PHASES = {"ED": 0.0, "ES": 1.0}
@@ -64,8 +65,12 @@ def examine(study: Study) -> dict[str, Frame]:
         pixel_mm=scanner.spacing_mm,
         slice_mm=scanner.thickness_mm,
     )
-    affine = file_affine(scanner, (width, height, slices), look)
     frames = {}
+    voxel_mm = scanner.spacing_mm, scanner.spacing_mm, scanner.thickness_mm
+    affine = np.diag((*voxel_mm, 1.0))
+    if scanner.oblique:
+        shape = (height, width) if scanner.axes[0] in ("down", "up") else (width, height)
+        affine = oblique_affine(scanner.axes, voxel_mm, (*shape, slices), look)
     for (name, phase), rng in zip(PHASES.items(), noise, strict=True):
         moment = beat(heart, phase, grid)
         layers = (*chest_layers(chest, grid), *heart_layers(heart, moment, grid))

@@ -1,18 +1,15 @@
-"""Write phantoms as NIfTI in the official layouts of ACDC and M&Ms-2."""
+"""Plan whole data sets of phantoms and write them, each folder whole or not at all."""
 
-import csv
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import nibabel as nib
-import numpy as np
-
 from client_app.phantom.heart import DISEASES
+from client_app.phantom.layouts import write_acdc_patient, write_mnms2_patient, write_mnms2_table
 from client_app.phantom.scanner import SOURCE, VENDORS, blend
-from client_app.phantom.study import Frame, Study, examine
+from client_app.phantom.study import Study
 from common.errors import UserError
-from common.labels import LV, MYO, RV
 from common.seeding import derive_seed
 
 Progress = Callable[[int, int], None]
@@ -26,10 +23,6 @@ MOST_ACDC = 999
 MOST_PER_VENDOR = 300
 """Each vendor has its own range of subject codes, so that more of one renumbers no other."""
 MOST_HETEROGENEITY = 2.0
-
-_ACDC_VALUES = {RV: 1, MYO: 2, LV: 3}
-_MNMS2_VALUES = {LV: 1, MYO: 2, RV: 3}
-_COLUMNS = ("SUBJECT_CODE", "DISEASE", "VENDOR", "SCANNER", "FIELD")
 
 
 def write_phantom(
@@ -115,8 +108,8 @@ def write_mnms2(
 
 
 def _plan_acdc(seed: int, patients: int, diseases: Sequence[str] | None) -> list[Study]:
-    _check_seed(seed)
-    _check_number("acdc_patients", patients, 1, MOST_ACDC)
+    _check_count("seed", seed, 0)
+    _check_count("ACDC patients", patients, 1, MOST_ACDC)
     diseases = _checked_diseases(ACDC_DISEASES if diseases is None else diseases)
     return [
         Study(
@@ -137,13 +130,16 @@ def _plan_mnms2(
 ) -> list[Study]:
     patients = PATIENTS if patients is None else patients
     diseases = diseases or {}
-    _check_seed(seed)
-    _check_number("heterogeneity", heterogeneity, 0, MOST_HETEROGENEITY)
+    _check_count("seed", seed, 0)
+    if not 0 <= heterogeneity <= MOST_HETEROGENEITY:  # refuses NaN, too
+        raise UserError(
+            f"heterogeneity: found {heterogeneity}, expected 0 to {MOST_HETEROGENEITY:g}"
+        )
     for vendor in (*patients, *diseases):
         if vendor not in VENDORS:
             raise UserError(f"vendor {vendor!r} is unknown; expected one of {', '.join(VENDORS)}")
     for vendor, count in patients.items():
-        _check_number(f"patients of {vendor}", count, 0, MOST_PER_VENDOR)
+        _check_count(f"patients of {vendor}", count, 0, MOST_PER_VENDOR)
     if not sum(patients.values()):
         raise UserError("patients: found none, expected at least one of some vendor")
     studies = []
@@ -161,14 +157,10 @@ def _plan_mnms2(
     return studies
 
 
-def _check_seed(seed: int) -> None:
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise UserError(f"seed: found {seed}, expected a whole number of at least 0")
-
-
-def _check_number(name: str, value: float, least: float, most: float) -> None:
-    if not least <= value <= most:  # also refuses NaN
-        raise UserError(f"{name}: found {value}, expected {least} to {most}")
+def _check_count(name: str, count: int, least: int, most: float = math.inf) -> None:
+    if type(count) is not int or not least <= count <= most:
+        limit = f"{least} or more" if most == math.inf else f"{least} to {most}"
+        raise UserError(f"{name}: found {count}, expected a whole number, {limit}")
 
 
 def _checked_diseases(diseases: Sequence[str]) -> Sequence[str]:
@@ -180,77 +172,32 @@ def _checked_diseases(diseases: Sequence[str]) -> Sequence[str]:
 
 
 def _write(out: Path, layouts: Mapping[str, Sequence[Study]], progress: Progress | None) -> None:
-    """Write the named layouts into ``out``, each folder whole or not at all."""
+    """Write the named layouts into ``out``, each whole or not at all; all at once if it is new."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: is a file, expected a folder")
     for name in layouts:
         if (out / name).is_dir() and not any((out / name).iterdir()):
             continue
         if (out / name).exists():
             raise UserError(f"{out / name}: holds something already; expected it new or empty")
-    out.mkdir(parents=True, exist_ok=True)
+    is_new = not out.exists()
+    home = out.parent if is_new else out
+    home.mkdir(parents=True, exist_ok=True)
     done, total = 0, sum(map(len, layouts.values()))
-    with TemporaryDirectory(dir=out, prefix=".phantom-") as unfinished:
+    with TemporaryDirectory(dir=home, prefix=".phantom-") as unfinished:
+        made = Path(unfinished, out.name)
         for name, studies in layouts.items():
-            folder = Path(unfinished, name)
-            folder.mkdir()
+            folder = made / name
+            folder.mkdir(parents=True)
             for study in studies:
-                (_write_acdc_patient if name == "acdc" else _write_mnms2_patient)(folder, study)
+                (write_acdc_patient if name == "acdc" else write_mnms2_patient)(folder, study)
                 done += 1
                 if progress:
                     progress(done, total)
             if name == "mnms2":
-                _write_mnms2_table(folder, studies)
-        for name in layouts:
-            Path(unfinished, name).rename(out / name)
-
-
-def _write_acdc_patient(acdc: Path, study: Study) -> None:
-    about = np.random.default_rng(derive_seed(study.seed, "about"))
-    name = f"patient{study.patient:03d}"
-    folder = acdc / "training" / name
-    folder.mkdir(parents=True)
-    # As in ACDC, the study does not always begin in end-diastole
-    ed = int(about.choice([1, 4], p=[0.95, 0.05]))
-    frames = {"ED": ed, "ES": ed + int(about.integers(7, 13))}
-    info = {
-        **frames,
-        "Group": study.disease,
-        "Height": float(about.integers(155, 193)),
-        "NbFrame": int(about.integers(20, 31)),
-        "Weight": float(about.integers(52, 108)),
-    }
-    lines = (f"{key}: {value}\n" for key, value in info.items())
-    (folder / "Info.cfg").write_text("".join(lines), encoding="utf-8")
-    for phase, frame in examine(study).items():
-        _write_frame(folder / f"{name}_frame{frames[phase]:02d}", frame, _ACDC_VALUES)
-
-
-def _write_mnms2_patient(mnms2: Path, study: Study) -> None:
-    name = f"{study.patient:03d}"
-    folder = mnms2 / "dataset" / name
-    folder.mkdir(parents=True)
-    for phase, frame in examine(study).items():
-        _write_frame(folder / f"{name}_SA_{phase}", frame, _MNMS2_VALUES)
-
-
-def _write_mnms2_table(mnms2: Path, studies: Sequence[Study]) -> None:
-    with (mnms2 / "dataset_information.csv").open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(_COLUMNS)
-        for study in studies:
-            scanner = study.scanner
-            table.writerow(
-                (study.patient, study.disease, scanner.vendor, scanner.model, scanner.field_tesla)
-            )
-        table.writerow([""] * len(_COLUMNS))  # the published table is padded
-
-
-def _write_frame(stem: Path, frame: Frame, values: Mapping[int, int]) -> None:
-    """Write an image and its labels, in the data set's own numbers, as ``stem[_gt].nii.gz``."""
-    numbers = np.array([0, *(values[label] for label in sorted(values))])
-    # M&Ms-2 keeps the labels of a floating-point study in floating point
-    kind = np.float64 if frame.image.dtype == np.float64 else np.uint8
-    stored = numbers[frame.labels.astype(int)].astype(kind)
-    for name, data in ((f"{stem.name}.nii.gz", frame.image), (f"{stem.name}_gt.nii.gz", stored)):
-        nifti = nib.Nifti1Image(data, frame.affine)
-        nifti.header.set_xyzt_units("mm")
-        nib.save(nifti, stem.with_name(name))
+                write_mnms2_table(folder, studies)
+        if is_new:
+            made.rename(out)
+        else:
+            for name in layouts:
+                (made / name).rename(out / name)

@@ -219,9 +219,9 @@ def test_philips_and_ge_are_oblique_and_ge_is_turned(phantom: Path) -> None:
         if row["VENDOR"] == SIEMENS:
             np.testing.assert_array_equal(directions, np.eye(3))
         elif row["VENDOR"] == PHILIPS:
-            assert right[0] > 0.9 and down[1] > 0.9
+            assert min(right[0], down[1]) > 0.9
         else:
-            assert down[0] < -0.9 and right[1] > 0.9
+            assert min(-down[0], right[1]) > 0.9
         if row["VENDOR"] != SIEMENS:  # from base to apex: left, forward, down
             assert directions[:, 2] @ [0.6, -0.6, -0.53] > 0.8
 
@@ -293,10 +293,12 @@ def test_progress_counts_every_patient(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        ({"acdc_patients": 0}, "acdc_patients"),
-        ({"acdc_patients": 1000}, "acdc_patients"),
-        ({"seed": -1}, "seed"),
+        ({"acdc_patients": 0}, "ACDC patients: found 0, expected a whole number, 1 to 999"),
+        ({"acdc_patients": 1000}, "ACDC patients"),
+        ({"acdc_patients": 2.5}, "ACDC patients"),
+        ({"seed": -1}, "seed: found -1, expected a whole number, 0 or more"),
         ({"heterogeneity": -0.1}, "heterogeneity"),
+        ({"heterogeneity": 2.1}, "heterogeneity"),
         ({"heterogeneity": float("nan")}, "heterogeneity"),
         ({"patients": {"Canon": 1}}, "'Canon'"),
         ({"patients": {GE: -1}}, GE),
@@ -329,19 +331,25 @@ def test_a_folder_in_use_is_left_alone(tmp_path: Path, layout: str) -> None:
     assert everything(tmp_path) == {f"{layout}/mine.txt": b"keep"}
 
 
+def test_a_file_in_the_folders_place_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("keep")
+    with pytest.raises(UserError, match="is a file"):
+        write_acdc(tmp_path / "out", patients=1)
+
+
 def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
     (tmp_path / "acdc").mkdir()
     write_acdc(tmp_path, patients=1)
     assert len(acdc_patients(tmp_path)) == 1
 
 
-def test_an_interrupted_phantom_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupted(done: int, total: int) -> None:
-        if done == total - 1:
+@pytest.mark.parametrize("folder", [".", "new"])
+def test_an_interrupted_phantom_leaves_nothing(tmp_path: Path, folder: str) -> None:
+    def interrupt(done: int, total: int) -> None:
+        assert list(tmp_path.rglob("dataset_information.csv")) == []
+        if done == total:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write_phantom(tmp_path, acdc_patients=1, patients={GE: 1}, progress=interrupted)
+        write_phantom(tmp_path / folder, acdc_patients=1, patients={GE: 1}, progress=interrupt)
     assert list(tmp_path.iterdir()) == []

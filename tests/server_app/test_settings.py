@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import tomli_w
 
 from common.config import RunConfig
 from common.errors import UserError
@@ -35,8 +36,6 @@ def test_unknown_profile_names_the_known_ones():
 
 
 def test_resolved_configuration_is_a_configuration_file(tmp_path: Path):
-    import tomli_w
-
     config = RunConfig.from_flat({"rounds": 3, "split-by": "CENTRE"})
     path = tmp_path / "config.toml"
     path.write_text(tomli_w.dumps(config.to_flat()), encoding="utf-8")

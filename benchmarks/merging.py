@@ -1,0 +1,132 @@
+"""Time and peak memory of merging the adapters of many sites.
+
+Every figure comes from a process of its own, which makes random adapters of the given network for
+N sites with mixed ranks, merges them ``--repeat`` times and reports the median time and by how
+much the merges raised the process' resident memory at its highest. The adapters themselves, which
+the server holds anyway, are counted apart.
+
+    python -m benchmarks.merging
+    python -m benchmarks.merging --sites 3 100 300 --ranks 4 8 16 32 64 --merge svd
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from benchmarks.report import PAPER, mib, parser, publish
+from common import lora
+from common.adapter import Adapter, Factors
+from common.config import ModelConfig
+from common.model import build_unet
+from strategies.merging import merge
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def make_adapters(features: str, ranks: list[int], sites: int) -> dict[str, Adapter]:
+    """Return a random adapter a site; ranks are dealt out in turn."""
+    with torch.device("meta"):
+        shapes = lora.layer_shapes(build_unet(ModelConfig(features=features).channels()))
+    generator = torch.Generator().manual_seed(0)
+    adapters = {}
+    for site in range(sites):
+        rank = ranks[site % len(ranks)]
+        layers = {
+            name: Factors(
+                A=torch.randn(rank, fan_in, generator=generator) / fan_in**0.5,
+                B=torch.randn(c_out, rank, generator=generator) / rank**0.5,
+            )
+            for name, (c_out, fan_in) in shapes.items()
+        }
+        adapters[f"site {site:04}"] = Adapter(layers, scale=1.0)
+    return adapters
+
+
+def measure(args: argparse.Namespace, how: str, sites: int) -> dict[str, Any]:
+    """Merge in this process and return what it took."""
+    adapters = make_adapters(args.features, args.ranks, sites)
+    mass = dict.fromkeys(adapters, 1 / sites)
+    before = _resident()
+    seconds = []
+    for _ in range(args.repeat):
+        started = time.perf_counter()
+        merged = merge(adapters, mass, how)
+        seconds.append(time.perf_counter() - started)
+    return {
+        "sites": sites,
+        "merge": how,
+        "rank": merged.rank,
+        "seconds": median(seconds),
+        "adapters_bytes": sum(adapter.payload_bytes for adapter in adapters.values()),
+        "extra_bytes": _peak_resident() - before,
+    }
+
+
+def _resident() -> int:
+    """Reset the process' memory peak and return what is resident now, in bytes."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return _status("VmRSS")
+
+
+def _peak_resident() -> int:
+    return _status("VmHWM")
+
+
+def _status(key: str) -> int:
+    for line in Path("/proc/self/status").read_text("utf-8").splitlines():
+        name, _, value = line.partition(":")
+        if name == key:
+            return int(value.split()[0]) * 1024
+    raise AssertionError(key)
+
+
+def measure_apart(argv: list[str], how: str, sites: int) -> dict[str, Any]:
+    """Measure in a fresh process, whose memory is nobody else's."""
+    own = ["--one", how, str(sites)]
+    command = [sys.executable, "-m", "benchmarks.merging", *argv, *own]
+    done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+    row: dict[str, Any] = json.loads(done.stdout)
+    return row
+
+
+def main() -> None:
+    """Measure and report."""
+    options = parser(__doc__)
+    options.add_argument("--features", default=PAPER, help="channels of the U-Net")
+    options.add_argument("--sites", type=int, nargs="+", default=[3, 100])
+    options.add_argument("--ranks", type=int, nargs="+", default=[16, 32, 32])
+    options.add_argument("--merge", nargs="+", default=["svd", "pad"], choices=("svd", "pad"))
+    options.add_argument("--repeat", type=int, default=3)
+    options.add_argument("--one", nargs=2, metavar=("MERGE", "SITES"), help=argparse.SUPPRESS)
+    args = options.parse_args()
+    if args.one:
+        print(json.dumps(measure(args, args.one[0], int(args.one[1]))))
+        return
+
+    argv = sys.argv[1:]
+    rows = [measure_apart(argv, how, sites) for sites in args.sites for how in args.merge]
+    table = [
+        [
+            str(row["sites"]),
+            row["merge"],
+            f"{row['seconds']:.3f}",
+            mib(row["extra_bytes"]),
+            mib(row["adapters_bytes"]),
+        ]
+        for row in rows
+    ]
+    columns = ("sites", "merge", "seconds", "memory at peak", "adapters held")
+    title = f"Merging, ranks {'/'.join(map(str, args.ranks))} in turn: median of {args.repeat}"
+    result = {"features": args.features, "ranks": args.ranks, "repeat": args.repeat, "rows": rows}
+    publish(title, columns, table, result, args.json)
+
+
+if __name__ == "__main__":
+    main()

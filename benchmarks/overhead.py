@@ -1,0 +1,122 @@
+"""How much of a run's time goes into anything but computing at the sites.
+
+Reads ``history.jsonl`` of a finished run. The server times a round in phases that follow each
+other: ``train`` and ``validate``, from sending to the last answer, and ``merge`` and ``re-merge``,
+its own computing. Of a site's computing it knows ``train_s``, which starts when the site has its
+data and ends when the adapter is ready to send.
+
+Outside of site computing are, for certain, ``merge`` and ``re-merge``; and of ``train`` the time in
+which no site trains. That is measured where sites train one at a time (``--at-once 1``, as in a
+simulation on one worker): train − Σ train_s. Otherwise it lies between two bounds, because nobody
+records when a site started:
+
+    most    train − max(longest train_s, Σ train_s / at-once)    sites overlap as well as they can
+    least   train − min(train, Σ train_s)                        they overlap as little as they can
+
+The claim is made of ``most``, which can only be unfavourable. Two things are left out, and named
+with the result: ``validate`` counts as site computing to its full length unless the sites report
+``validate_s``; and what the server does between rounds (checkpoint, plot) is in no phase.
+
+    python -m benchmarks.overhead runs/latest
+    python -m benchmarks.overhead runs/latest --at-once 1
+"""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.report import parser, publish
+
+SERVER_PHASES = ("merge", "re-merge")
+SITE_PHASES = {"train": "train_s", "validate": "validate_s"}
+"""Phases in which sites compute, and where a site's own seconds of it are."""
+
+
+def idle_bounds(wall_s: float, busy_s: Sequence[float], at_once: int) -> tuple[float, float]:
+    """Return the least and the most time of a phase in which no site computes.
+
+    Parameters
+    ----------
+    wall_s
+        Length of the phase.
+    busy_s
+        Seconds that each site computed within it.
+    at_once
+        How many sites can compute at the same time.
+    """
+    longest, total = max(busy_s), sum(busy_s)
+    most = wall_s - max(longest, total / at_once)
+    least = most if at_once == 1 else wall_s - min(wall_s, total)
+    return max(least, 0.0), max(most, 0.0)
+
+
+def round_overhead(line: Mapping[str, Any], at_once: int) -> dict[str, float]:
+    """Return a round's wall time and what of it is outside of site computing, in seconds."""
+    seconds, sites = line["seconds"], line["sites"].values()
+    server = sum(seconds.get(phase, 0.0) for phase in SERVER_PHASES)
+    least = most = server
+    for phase, key in SITE_PHASES.items():
+        busy = [site[key] for site in sites if site.get(key) is not None]
+        if busy and phase in seconds:
+            bounds = idle_bounds(seconds[phase], busy, min(at_once, len(busy)))
+            least, most = least + bounds[0], most + bounds[1]
+    return {"wall": sum(seconds.values()), "server": server, "least": least, "most": most}
+
+
+def read_rounds(run_dir: Path) -> list[dict[str, Any]]:
+    """Return the lines of the history from round 1 on."""
+    path = run_dir / "history.jsonl"
+    if not path.is_file():
+        sys.exit(f"{path}: no such file; expected the folder of a run")
+    lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    rounds = [line for line in lines if line["round"] > 0]
+    if not rounds:
+        sys.exit(f"{path}: holds no finished round")
+    return rounds
+
+
+def main() -> None:
+    """Measure and report."""
+    options = parser(__doc__)
+    options.add_argument("run_dir", type=Path, metavar="RUN_DIR")
+    options.add_argument(
+        "--at-once",
+        type=int,
+        default=sys.maxsize,
+        metavar="N",
+        help="sites that compute at the same time (default: all)",
+    )
+    args = options.parse_args()
+
+    lines = read_rounds(args.run_dir)
+    rounds = [round_overhead(line, args.at_once) for line in lines]
+    total = {key: sum(one[key] for one in rounds) for key in rounds[0]}
+    table = [
+        _row(str(line["round"]), one) for line, one in zip(lines, rounds, strict=True)
+    ] + [_row("all", total)]
+    reports = any("validate_s" in site for line in lines for site in line["sites"].values())
+    result = {
+        "run": args.run_dir.name,
+        "at_once": None if args.at_once == sys.maxsize else args.at_once,
+        "rounds": rounds,
+        "total": total,
+        "share_least": total["least"] / total["wall"],
+        "share_most": total["most"] / total["wall"],
+        "median_round_share_most": median(one["most"] / one["wall"] for one in rounds),
+        "validation_counts_as_site_computing": not reports,
+        "between_rounds_counted": False,
+    }
+    columns = ("round", "wall s", "server s", "outside ≥ s", "outside ≤ s", "share")
+    publish("Time outside of site computing", columns, table, result, args.json)
+
+
+def _row(name: str, one: Mapping[str, float]) -> list[str]:
+    share = f"{one['least'] / one['wall']:.1%} to {one['most'] / one['wall']:.1%}"
+    return [name, *(f"{one[key]:.2f}" for key in ("wall", "server", "least", "most")), share]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,232 @@
+"""What leaves a site: the privacy promise, message by message."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+
+from client_app.app import app
+from client_app.site import Site, SiteSettings
+from common import records
+from common.adapter import Adapter
+from common.config import RunConfig, Value
+from tests.client_app.samples import write_mnms2_hearts
+from tests.conftest import MakeAdapter
+
+SCORES = {
+    f"{model}.{metric}.{structure}"
+    for model in ("base", "test")
+    for metric in ("dice", "hd95_mm")
+    for structure in ("LV", "MYO", "RV", "mean")
+}
+RANK = 3
+HOSPITAL: dict[str, Value] = {"site": "GE"}
+SIMULATED: dict[str, Value] = {"partition-id": 0, "num-partitions": 3}
+
+
+def ask(
+    kind: str,
+    config: RunConfig,
+    adapter: Adapter | None = None,
+    *,
+    node: dict[str, Value] = HOSPITAL,
+    rank: int = RANK,
+    **more: Value,
+) -> RecordDict:
+    """Send a message to the app as Flower does; return what is in its reply."""
+    order = records.config_to_record(config, **{"server-round": 1, "site-rank": rank}, **more)
+    content = RecordDict({records.CONFIG: order})
+    if adapter is not None:
+        content[records.ADAPTER] = records.adapter_to_record(adapter)
+    message = Message(content, dst_node_id=7, message_type=kind)
+    context = Context(run_id=1, node_id=7, node_config=node, state=RecordDict(), run_config={})
+    reply = app(message, context)
+    assert not reply.has_error()
+    assert reply.metadata.dst_node_id == message.metadata.src_node_id
+    assert context.state == RecordDict()
+    return reply.content
+
+
+def metrics(content: RecordDict) -> MetricRecord:
+    found = content[records.METRICS]
+    assert isinstance(found, MetricRecord)
+    assert all(isinstance(value, int | float) for value in found.values())  # no list by patient
+    return found
+
+
+def config_of(content: RecordDict) -> ConfigRecord:
+    found = content[records.CONFIG]
+    assert isinstance(found, ConfigRecord)
+    return found
+
+
+def test_a_description_is_a_name_a_fingerprint_and_counts(site_config: RunConfig) -> None:
+    content = ask(records.DESCRIBE, site_config)
+    facts = Site(SiteSettings(name="GE"), site_config).describe()
+    assert set(content) == {records.CONFIG, records.METRICS}
+    assert config_of(content) == {"site": "GE", "base-sha256": facts.base_sha256}
+    assert metrics(content) == {
+        "train-examples": facts.train_slices,
+        "train-cases": facts.cases["train"],
+        "val-cases": facts.cases["val"],
+        "test-cases": facts.cases["test"],
+    }
+
+
+def test_training_sends_factors_and_three_numbers(
+    site_config: RunConfig, make_adapter: MakeAdapter
+) -> None:
+    start = make_adapter(RANK, scale=1.0)
+    content = ask(records.TRAIN, site_config, start)
+    assert set(content) == {records.ADAPTER, records.METRICS}
+    assert set(metrics(content)) == {"num-examples", "loss", "seconds"}
+    arrays = content[records.ADAPTER]
+    assert isinstance(arrays, ArrayRecord)
+    expected = start.tensors()
+    assert set(arrays) == set(expected)
+    for name, array in arrays.items():
+        value = array.numpy()
+        assert value.shape == tuple(expected[name].shape)
+        assert value.dtype == "float32"
+    result = Site(SiteSettings(name="GE"), site_config).train(start, server_round=1)
+    trained = result.adapter.tensors()
+    assert all(torch.equal(torch.from_numpy(arrays[k].numpy()), trained[k]) for k in trained)
+    assert metrics(content)["num-examples"] == result.slices
+    assert metrics(content)["loss"] == result.loss
+
+
+def test_training_sends_the_dice_of_its_start_only_where_the_run_asks(
+    site_config: RunConfig, make_adapter: MakeAdapter
+) -> None:
+    config = RunConfig.from_flat({**site_config.to_flat(), "previous": "penalised"})
+    content = ask(records.TRAIN, config, make_adapter(RANK, scale=1.0))
+    assert set(content) == {records.ADAPTER, records.METRICS}
+    assert set(metrics(content)) == {"num-examples", "loss", "seconds", "start-dice"}
+
+
+@pytest.mark.parametrize("with_adapter", [False, True])
+def test_validation_sends_one_dice_and_a_count(
+    site_config: RunConfig, make_adapter: MakeAdapter, with_adapter: bool
+) -> None:
+    adapter = make_adapter(RANK, scale=1.0) if with_adapter else None
+    content = ask(records.VALIDATE, site_config, adapter)
+    site = Site(SiteSettings(name="GE"), site_config)
+    expected = site.score(adapter, "val")
+    assert set(content) == {records.METRICS}
+    assert metrics(content) == {"dice": expected.mean_dice, "num-examples": expected.cases}
+
+
+def test_the_final_test_sends_means_over_patients(
+    site_config: RunConfig, make_adapter: MakeAdapter
+) -> None:
+    adapter = make_adapter(RANK, scale=1.0)
+    content = ask(records.TEST, site_config, adapter)
+    assert set(content) == {records.METRICS}
+    found = metrics(content)
+    assert set(found) == {"cases", *SCORES}
+    site = Site(SiteSettings(name="GE"), site_config)
+    assert found["cases"] == len(site.cases["test"])
+    assert found["base.dice.mean"] == site.score(None, "test").mean_dice
+    assert found["test.dice.mean"] == site.score(adapter, "test").mean_dice
+
+
+def test_a_simulated_node_answers_for_its_partition(site_config: RunConfig) -> None:
+    node: dict[str, Value] = {"partition-id": 2, "num-partitions": 3}
+    assert config_of(ask(records.DESCRIBE, site_config, node=node))["site"] == "Siemens"
+
+
+def failure(content: RecordDict) -> str:
+    """Return the error in a reply that must have nothing else."""
+    assert set(content) == {records.CONFIG}
+    assert set(config_of(content)) == {records.ERROR}
+    return str(config_of(content)[records.ERROR])
+
+
+def with_data(config: RunConfig, folder: Path) -> RunConfig:
+    return RunConfig.from_flat({**config.to_flat(), "data-dir": str(folder)})
+
+
+@pytest.mark.parametrize("kind", [records.DESCRIBE, records.TRAIN, records.VALIDATE, records.TEST])
+def test_a_mistake_at_the_site_comes_back_as_words(
+    tmp_path: Path, site_config: RunConfig, kind: str
+) -> None:
+    config = with_data(site_config, tmp_path / "nowhere")
+    error = failure(ask(kind, config, node=SIMULATED))
+    assert error == f"{tmp_path / 'nowhere'}: no such data folder"
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> Path:
+    """Return a folder with one unreadable image."""
+    folder = write_mnms2_hearts(tmp_path / "St Elsewhere", {"GE": 3})
+    image = folder / "dataset" / "002" / "002_SA_ES.nii.gz"
+    image.write_bytes(image.read_bytes()[:400])
+    return image
+
+
+def test_in_a_simulation_an_error_names_the_file(broken: Path, site_config: RunConfig) -> None:
+    config = with_data(site_config, broken.parents[2])
+    node: dict[str, Value] = {"partition-id": 0, "num-partitions": 1}
+    assert str(broken) in failure(ask(records.DESCRIBE, config, node=node))
+
+
+def test_a_hospital_keeps_its_files_and_patients_to_itself_when_it_fails(
+    broken: Path, site_config: RunConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    error = failure(ask(records.DESCRIBE, with_data(site_config, broken.parents[2])))
+    assert not any(word in error for word in ("002", "nii", "Elsewhere", "/"))
+    assert "log" in error
+    assert str(broken) in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("kind", "made_rank", "told_rank", "words"),
+    [
+        (records.TRAIN, RANK, RANK + 1, "rank 3, expected 4"),
+        (records.VALIDATE, RANK + 2, RANK, "rank 5, expected 3"),
+        (records.TEST, RANK + 2, RANK, "rank 5, expected 3"),
+        (records.TRAIN, None, RANK, "no adapter"),
+    ],
+)
+def test_a_message_with_the_wrong_adapter_is_answered_with_words(
+    site_config: RunConfig,
+    make_adapter: MakeAdapter,
+    kind: str,
+    made_rank: int | None,
+    told_rank: int,
+    words: str,
+) -> None:
+    adapter = None if made_rank is None else make_adapter(made_rank)
+    assert words in failure(ask(kind, site_config, adapter, node=SIMULATED, rank=told_rank))
+
+
+def test_an_adapter_for_another_model_is_answered_with_words(
+    site_config: RunConfig, make_adapter: MakeAdapter
+) -> None:
+    whole = make_adapter(RANK)
+    some = Adapter(dict(list(whole.layers.items())[1:]), whole.scale)
+    assert "is missing" in failure(ask(records.TRAIN, site_config, some, node=SIMULATED))
+
+
+def test_a_key_that_the_site_does_not_know_is_answered_with_words(site_config: RunConfig) -> None:
+    error = failure(ask(records.DESCRIBE, site_config, node=SIMULATED, **{"lambda-1": 0.5}))
+    assert "unknown key 'lambda-1'" in error
+
+
+def test_a_wrong_node_configuration_is_answered_with_words(site_config: RunConfig) -> None:
+    node: dict[str, Value] = {**SIMULATED, "folder": "/data"}
+    assert "unknown key 'folder'" in failure(ask(records.DESCRIBE, site_config, node=node))
+
+
+def test_what_nobody_foresaw_is_an_answer_too_and_says_no_more_than_its_kind(
+    site_config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("patient 007")
+
+    monkeypatch.setattr(Site, "score", fail)
+    for node in (HOSPITAL, SIMULATED):
+        error = failure(ask(records.VALIDATE, site_config, node=node))
+        assert "ZeroDivisionError" in error
+        assert "007" not in error
