@@ -23,7 +23,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-console = Console(highlight=False)
+console = Console(highlight=False, markup=False, soft_wrap=True)
 
 CaseChoice = Literal["all", "train", "val", "test"]
 ConfigFile = Annotated[

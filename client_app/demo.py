@@ -14,7 +14,7 @@ from client_app.phantom import write_phantom
 from client_app.pretraining import pretrain
 from common.config import RunConfig
 
-PHANTOM_VERSION = 2
+PHANTOM_VERSION = 3
 """Part of the names of what is kept; raise it when the phantom looks different."""
 REPORT_EVERY_S = 15.0
 

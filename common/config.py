@@ -85,7 +85,7 @@ class TrainConfig:
     """Of AdamW."""
     augment: bool = _option(True)
     """Whether training slices are changed at random."""
-    pretrain_epochs: int = _option(8, low=1)
+    pretrain_epochs: int = _option(12, low=1)
     """Epochs of ``rate-my-lora pretrain``."""
     pretrain_learning_rate: float = _option(0.003, above=0)
     """Highest learning rate of pretraining; it falls along a cosine."""

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import nibabel as nib
@@ -95,8 +94,8 @@ def whole_run(site_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.fixture
-def broken_run(site_data: Path, tmp_path: Path) -> Iterator[Path]:
-    """Yield the folder of a run that was killed in its second round or later."""
+def broken_run(site_data: Path, tmp_path: Path) -> Path:
+    """Return the folder of a run that was killed in its second round or later."""
     run_dir = tmp_path / "broken"
     process = start(command(site_data, run_dir), site_data)
     deadline = time.monotonic() + 200
@@ -108,7 +107,7 @@ def broken_run(site_data: Path, tmp_path: Path) -> Iterator[Path]:
             time.sleep(0.05)
     finally:
         stop(process)
-    yield run_dir
+    return run_dir
 
 
 def test_a_run_leaves_what_it_promises(whole_run: Path):

@@ -111,7 +111,7 @@ def test_phantom_writes_both_layouts_and_the_same_for_a_seed(run: Run, tmp_path:
     ):
         ended = run("phantom", tmp_path / out, *options)
         assert ended.status == 0, ended.error
-        assert str(tmp_path / out / "mnms2") in ended.out.replace("\n", "")
+        assert str(tmp_path / out / "mnms2") in ended.out
     a, b, c, d = (contents(tmp_path / name) for name in "abcd")
     assert a == b
     images = {name for name in a if name.endswith(".nii.gz")}
@@ -133,16 +133,16 @@ def test_phantom_leaves_a_folder_that_holds_something_alone(run: Run, tmp_path: 
 
 
 def test_pretrain_writes_a_base_and_says_its_fingerprint(
-    run: Run, tmp_path: Path, config: Path, phantom_dir: Path
+    run: Run, tmp_path: Path, config: Path, hearts: Path
 ) -> None:
-    out = tmp_path / "base.safetensors"
-    ended = run("pretrain", "--data", phantom_dir / "acdc", "--out", out, "--config", config)
+    out = tmp_path / "bases [2024]" / "base.safetensors"
+    ended = run("pretrain", "--data", hearts, "--out", out, "--config", config)
     assert ended.status == 0, ended.error
-    printed = ended.out.replace("\n", "")
-    assert file_sha256(out) in printed
-    assert "Dice on 2 held-out cases: 0." in printed
+    lines = ended.out.splitlines()
+    assert f"{out}: SHA-256 {file_sha256(out)}" in lines
+    assert lines[-1].startswith("Dice on 2 held-out cases: 0.")
     load_base(out, SMALL)
-    assert [path.name for path in tmp_path.glob("base*")] == ["base.safetensors"]
+    assert [path.name for path in out.parent.iterdir()] == ["base.safetensors"]
 
 
 # --- evaluate

@@ -105,6 +105,15 @@ def test_a_round_trip_is_exact(
         assert torch.equal(loaded.tensors()[name], value)
 
 
+def test_a_whole_alpha_is_written_as_peft_types_it(
+    tmp_path: Path, unet: nn.Module, make_adapter: MakeAdapter
+) -> None:
+    assert 29 / 7 * 7 != 29
+    save_peft(make_adapter(rank=7, scale=29 / 7), unet, tmp_path)
+    alpha = json.loads((tmp_path / CONFIG_FILE).read_text())["lora_alpha"]
+    assert (type(alpha), alpha) == (int, 29)
+
+
 def test_an_attached_model_and_factors_in_any_memory_order_can_be_saved(
     tmp_path: Path, unet: nn.Module, make_adapter: MakeAdapter
 ) -> None:
@@ -164,6 +173,7 @@ def test_a_configuration_that_is_no_json_object_is_refused(
         ("r", "3"),
         ("r", True),
         ("lora_alpha", None),
+        ("lora_alpha", True),
         ("lora_alpha", "3"),
         ("lora_alpha", math.nan),
     ],
