@@ -94,9 +94,9 @@ def main() -> None:
     lines = read_rounds(args.run_dir)
     rounds = [round_overhead(line, args.at_once) for line in lines]
     total = {key: sum(one[key] for one in rounds) for key in rounds[0]}
-    table = [
-        _row(str(line["round"]), one) for line, one in zip(lines, rounds, strict=True)
-    ] + [_row("all", total)]
+    table = [_row(str(line["round"]), one) for line, one in zip(lines, rounds, strict=True)] + [
+        _row("all", total)
+    ]
     reports = any("validate_s" in site for line in lines for site in line["sites"].values())
     result = {
         "run": args.run_dir.name,

@@ -141,7 +141,8 @@ def standardise(image: np.ndarray) -> np.ndarray:
     """Clip a volume at its 0.5th and 99.5th percentile and give it mean 0 and deviation 1."""
     low, high = np.percentile(image, CLIP_PERCENTILES)
     clipped = np.clip(image, low, high) if high > low else image
-    return ((clipped - clipped.mean()) / max(float(clipped.std()), 1e-6)).astype(np.float32)
+    standard: np.ndarray = (clipped - clipped.mean()) / max(float(clipped.std()), 1e-6)
+    return standard.astype(np.float32)
 
 
 def resample(slices: Tensor, size: Sequence[int]) -> Tensor:

@@ -16,9 +16,10 @@ from client_app.splits import SPLITS, Split, split_cases
 from client_app.training import Trainer, training_slices
 from common import lora
 from common.adapter import Adapter
-from common.config import RunConfig, Value
+from common.config import RunConfig
 from common.errors import UserError
 from common.model import file_sha256, load_base
+from common.options import Value
 from common.seeding import derive_seed
 
 

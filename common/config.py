@@ -1,6 +1,5 @@
 """The run configuration: flat kebab-case keys in, frozen and checked dataclasses out."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -9,36 +8,21 @@ from typing import Any
 import torch
 
 from common.errors import UserError
-
-Value = bool | int | float | str
-"""What Flower's run configuration can hold."""
-
-
-def _option(
-    default: Value,
-    *,
-    low: float = -math.inf,
-    high: float = math.inf,
-    above: float = -math.inf,
-    choices: tuple[str, ...] = (),
-) -> Any:
-    """Declare a key: its default, its range ([low, high], and > above) or its choices."""
-    limits = {"low": low, "high": high, "above": above, "choices": choices}
-    return field(default=default, metadata=limits)
+from common.options import Value, checked, option
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """The network and its adapters."""
 
-    features: str = _option("8,16,32,64,128,8")
+    features: str = option("8,16,32,64,128,8")
     """Channels of the U-Net: five levels and the last decoder level."""
-    rank: int = _option(8, low=1, high=512)
+    rank: int = option(8, low=1, high=512)
     """LoRA rank of the largest site, and the rank of the merged adapter where all are equal."""
-    ranks: str = _option("by-size")
+    ranks: str = option("by-size")
     """``by-size``, ``equal``, a rank per site in the order of their names (``16,32,32``), or
     by name (``GE=16,Philips=32,Siemens=32``)."""
-    alpha_per_rank: float = _option(1.0, above=0)
+    alpha_per_rank: float = option(1.0, above=0)
     """alpha / rank, one for all sites, so that factors of different ranks have one scale."""
 
     def channels(self) -> tuple[int, ...]:
@@ -56,16 +40,16 @@ class ModelConfig:
 class DataConfig:
     """Where the cases are and how they are divided."""
 
-    data_dir: str = _option("")
+    data_dir: str = option("")
     """Folder in M&Ms-2 or ACDC layout; empty for a phantom that is made on the spot. A site's
     node configuration ``data-dir`` takes its place."""
-    split_by: str = _option("VENDOR")
+    split_by: str = option("VENDOR")
     """Column whose values are the sites."""
-    split_seed: int = _option(0, low=0)
+    split_seed: int = option(0, low=0)
     """Seeds who is in train, validation and test."""
-    spacing_mm: float = _option(1.5, above=0, high=10)
+    spacing_mm: float = option(1.5, above=0, high=10)
     """In-plane spacing of the network's grid."""
-    cache_dir: str = _option("runs/cache")
+    cache_dir: str = option("runs/cache")
     """Where prepared volumes, phantoms and pretrained demo bases are kept."""
 
 
@@ -73,27 +57,27 @@ class DataConfig:
 class TrainConfig:
     """Local training, and pretraining where it has keys of its own."""
 
-    local_epochs: int = _option(1, low=1)
+    local_epochs: int = option(1, low=1)
     """Passes over a site's training slices in a round."""
-    batch_size: int = _option(16, low=1)
+    batch_size: int = option(16, low=1)
     """Slices in a step."""
-    image_size: int = _option(96, low=32)
+    image_size: int = option(96, low=32)
     """Side of the square training crop in pixels, a multiple of 16."""
-    learning_rate: float = _option(0.003, above=0)
+    learning_rate: float = option(0.003, above=0)
     """Of AdamW on the adapter."""
-    weight_decay: float = _option(0.0, low=0)
+    weight_decay: float = option(0.0, low=0)
     """Of AdamW."""
-    augment: bool = _option(True)
+    augment: bool = option(True)
     """Whether training slices are changed at random."""
-    pretrain_epochs: int = _option(12, low=1)
+    pretrain_epochs: int = option(12, low=1)
     """Epochs of ``rate-my-lora pretrain``."""
-    pretrain_learning_rate: float = _option(0.003, above=0)
+    pretrain_learning_rate: float = option(0.003, above=0)
     """Highest learning rate of pretraining; it falls along a cosine."""
-    device: str = _option("auto", choices=("auto", "cpu", "cuda"))
+    device: str = option("auto", choices=("auto", "cpu", "cuda"))
     """Where to compute; ``auto`` takes a GPU when there is one."""
-    mixed_precision: bool = _option(True)
+    mixed_precision: bool = option(True)
     """Half precision on a GPU; the CPU always computes in single precision."""
-    threads: int = _option(0, low=0)
+    threads: int = option(0, low=0)
     """CPU threads of a site's process; 0 leaves them as they are."""
 
     def torch_device(self) -> torch.device:
@@ -115,28 +99,28 @@ class TrainConfig:
 class MethodConfig:
     """The federation and its rating."""
 
-    rounds: int = _option(8, low=1)
+    rounds: int = option(8, low=1)
     """Number of server rounds."""
-    lambda_0: float = _option(0.2, low=0, high=1)
+    lambda_0: float = option(0.2, low=0, high=1)
     """λ of round 1; 0 is plain federated averaging of adapters."""
-    decay: float = _option(0.95, above=0, high=1)
+    decay: float = option(0.95, above=0, high=1)
     """Factor on λ from round to round."""
-    share: str = _option("site", choices=("site", "examples"))
+    share: str = option("site", choices=("site", "examples"))
     """A site's share of the merge: 1/N, or |D_c| / Σ|D|."""
-    merge: str = _option("svd", choices=("svd", "pad"))
+    merge: str = option("svd", choices=("svd", "pad"))
     """How adapters are combined: ``svd``, the mean of the products taken back to rank r, or
     ``pad``, the mean of zero-padded factors (of equal ranks: the mean of the factors)."""
-    normalise: str = _option("auto", choices=("auto", "yes", "no"))
+    normalise: str = option("auto", choices=("auto", "yes", "no"))
     """Whether penalised weights are scaled to sum to one; ``auto`` follows the merge."""
-    previous: str = _option("equal", choices=("equal", "penalised"))
+    previous: str = option("equal", choices=("equal", "penalised"))
     """Which merge P(t−1) is of: the equal one as P(t), or the penalised re-merge."""
-    sites: int = _option(3, low=1)
+    sites: int = option(3, low=1)
     """Sites that the run waits for before round 1."""
-    min_sites: int = _option(2, low=1)
+    min_sites: int = option(2, low=1)
     """Sites that a round needs to go on."""
-    wait_s: int = _option(300, low=1)
+    wait_s: int = option(300, low=1)
     """Seconds to wait for ``sites`` to connect; then ``min-sites`` are enough."""
-    round_timeout_s: int = _option(3600, low=1)
+    round_timeout_s: int = option(3600, low=1)
     """Seconds after which a phase of a round goes on without a silent site."""
 
 
@@ -150,7 +134,7 @@ class RunConfig:
     method: MethodConfig = field(default_factory=MethodConfig)
     profile: str = ""
     """Name of a file in ``configs/`` that is laid under the keys given by the user."""
-    seed: int = _option(0, low=0)
+    seed: int = option(0, low=0)
     """Seeds initial factors, order and augmentation."""
     base_model: str = ""
     """Base file; empty lets the demo pretrain one on its phantom. A site's node configuration
@@ -181,9 +165,9 @@ class RunConfig:
         for key, value in flat.items():
             if key in groups:
                 group, spec = groups[key]
-                values[group][spec.name] = _checked(key, value, spec, source)
+                values[group][spec.name] = checked(key, value, spec, source)
             else:
-                top[own[key].name] = _checked(key, value, own[key], source)
+                top[own[key].name] = checked(key, value, own[key], source)
         made: dict[str, Any] = {name: GROUPS[name](**values[name]) for name in GROUPS}
         config = cls(**made, **top)  # type: ignore[arg-type]
         config._check_together(source)
@@ -237,28 +221,3 @@ def _layout() -> tuple[dict[str, tuple[str, Any]], dict[str, Any]]:
 
 def _key(name: str) -> str:
     return name.replace("_", "-")
-
-
-def _checked(key: str, value: object, spec: Any, source: str) -> Value:
-    """Return ``value`` as the field's type after checking it against the field's limits."""
-    expected: type = spec.type
-    if expected is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if type(value) is not expected:
-        raise UserError(
-            f"{source}: {key}: found {value!r} ({type(value).__name__}), "
-            f"expected a {expected.__name__}"
-        )
-    limits = spec.metadata
-    if (choices := limits.get("choices")) and value not in choices:
-        raise UserError(f"{source}: {key}: found {value!r}, expected one of {list(choices)}")
-    if isinstance(value, int | float) and limits and expected is not bool:
-        low, high, above = limits["low"], limits["high"], limits["above"]
-        if not (low <= value <= high and above < value < math.inf):
-            raise UserError(f"{source}: {key}: found {value}, expected {_range(low, high, above)}")
-    return value  # type: ignore[return-value]
-
-
-def _range(low: float, high: float, above: float) -> str:
-    floor = f"above {above:g}" if above > -math.inf else f"at least {low:g}"
-    return floor if high == math.inf else f"{floor} and at most {high:g}"

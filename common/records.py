@@ -10,7 +10,8 @@ from flwr.common import Array
 from numpy.typing import NDArray
 
 from common.adapter import Adapter
-from common.config import RunConfig, Value
+from common.config import RunConfig
+from common.options import Value
 
 ADAPTER = "adapter"
 """Key of the adapter in a message."""

@@ -56,7 +56,9 @@ def run(grid: Grid, config: RunConfig) -> None:
         timeout=method.round_timeout_s,
     )
     save_adapter(
-        strategy.state.adapter, folder.adapter, {"base-sha256": strategy.roster.base_sha256}
+        strategy.state.adapter,
+        folder.adapter,
+        {"base-sha256": strategy.exchange.roster.base_sha256},
     )
     scores = strategy.test(grid)
     summary = summarise("rate-my-lora", folder.read_history(), scores, weight_bytes(model))

@@ -4,8 +4,9 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
-from common.config import RunConfig, Value
+from common.config import RunConfig
 from common.errors import UserError
+from common.options import Value
 
 PROFILES = Path(__file__).resolve().parent.parent / "configs"
 

@@ -4,11 +4,10 @@ Source: He et al., "Rate-My-LoRA", ISBI 2025, arXiv 2501.03223. The equations ar
 :mod:`strategies.merging` and :mod:`strategies.penalty`; the hooks here move messages.
 """
 
-import time
 from collections.abc import Callable, Iterable, Mapping
-from logging import INFO, WARNING
+from logging import INFO
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.common import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
@@ -18,6 +17,7 @@ from common.adapter import Adapter
 from common.config import RunConfig
 from common.errors import UserError
 from strategies import merging, penalty
+from strategies.exchange import Exchange
 from strategies.replies import (
     ReplyError,
     Update,
@@ -26,7 +26,6 @@ from strategies.replies import (
     read_update,
     read_validation,
 )
-from strategies.roster import Roster, Site
 from strategies.state import RoundRecord, RunState
 
 EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
@@ -61,12 +60,10 @@ class RateMyLoRA(Strategy):
         self.shapes = shapes
         self.state = state
         self.on_round = on_round
-        self.roster = Roster(config, state.ranks)
-        self.record = RoundRecord(0)
+        self.exchange = Exchange(config, state.ranks)
         self.updates: dict[str, Update] = {}
         self.share: dict[str, float] = {}
         self.equal_merge = state.adapter
-        self._clock = time.monotonic()
 
     def summary(self) -> None:
         """Log the method's settings."""
@@ -92,7 +89,7 @@ class RateMyLoRA(Strategy):
         UserError
             Too few sites can take part, or are left in a round.
         """
-        self.roster.gather(grid)
+        self.exchange.roster.gather(grid)
         if self.state.server_round == 0 and not self.state.previous:
             self._rate_base(grid)
         if evaluate_fn:
@@ -110,28 +107,28 @@ class RateMyLoRA(Strategy):
         """Send every site the last re-merge at its rank."""
         self._begin_round(self.state.server_round + 1)  # Flower counts from 1 when resumed, too
         messages = []
-        for site in self._online(grid):
-            rank = self.roster.rank(site)
-            self.record.note(site.name, rank=rank)
-            messages.append(self._message(site, records.TRAIN, self.state.adapter, rank))
+        for site in self.exchange.online(grid):
+            rank = self.exchange.roster.rank(site)
+            self.exchange.record.note(site.name, rank=rank)
+            messages.append(self.exchange.message(site, records.TRAIN, self.state.adapter, rank))
         return messages
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Check the adapters and merge them with equal weights."""
-        self._split_time("train")
-        for site, reply in self._by_site(replies, "train"):
-            self.record.add_bytes(site.name, up=payload(reply))
+        self.exchange.split_time("train")
+        for site, reply in self.exchange.by_site(replies, "train"):
+            self.exchange.record.add_bytes(site.name, up=payload(reply))
             try:
                 update = read_update(
-                    reply, self.state.adapter.scale, self.shapes, self.roster.rank(site)
+                    reply, self.state.adapter.scale, self.shapes, self.exchange.roster.rank(site)
                 )
             except ReplyError as error:
-                self._refuse("train", site.name, str(error))
+                self.exchange.refuse("train", site.name, str(error))
                 continue
             self.updates[site.name] = update
-            self.record.note(
+            self.exchange.record.note(
                 site.name, examples=update.examples, loss=update.loss, train_s=update.seconds
             )
             if self.method.previous == "penalised" and update.start_dice is not None:
@@ -140,7 +137,7 @@ class RateMyLoRA(Strategy):
         examples = {name: update.examples for name, update in self.updates.items()}
         self.share = merging.shares(examples, self.method.share)
         self.equal_merge = self._merge(dict.fromkeys(self.updates, 1.0))
-        self._split_time("merge")
+        self.exchange.split_time("merge")
         return records.adapter_to_record(self.equal_merge), None
 
     def configure_evaluate(
@@ -148,29 +145,31 @@ class RateMyLoRA(Strategy):
     ) -> Iterable[Message]:
         """Send every site the equal merge at its rank."""
         return [
-            self._message(site, records.VALIDATE, self.equal_merge, self.roster.rank(site))
-            for site in self._online(grid)
+            self.exchange.message(
+                site, records.VALIDATE, self.equal_merge, self.exchange.roster.rank(site)
+            )
+            for site in self.exchange.online(grid)
         ]
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
         """Weigh the sites by what they report and merge again."""
-        self._split_time("validate")
+        self.exchange.split_time("validate")
         validation = self._read_validations(replies)
         weights = penalty.site_weights(
-            self.updates, validation, self.state.previous, self.record.lambda_t
+            self.updates, validation, self.state.previous, self.exchange.record.lambda_t
         )
         for name, weight in weights.items():
-            self.record.note(name, weight=weight, share=self.share[name])
+            self.exchange.record.note(name, weight=weight, share=self.share[name])
         for name, dice in validation.items():
-            self.record.note(name, validation=dice, previous=self.state.previous.get(name))
+            self.exchange.record.note(name, validation=dice, previous=self.state.previous.get(name))
         damped = any(weight != 1.0 for weight in weights.values())
         self.state.adapter = self._merge(weights) if damped else self.equal_merge
         self.state.previous.update(validation)
-        self.state.server_round = self.record.server_round
-        self._split_time("re-merge")
-        self.on_round(self.state, self.record)
+        self.state.server_round = self.exchange.record.server_round
+        self.exchange.split_time("re-merge")
+        self.on_round(self.state, self.exchange.record)
         return MetricRecord({f"dice {name}": dice for name, dice in validation.items()}) or None
 
     def test(self, grid: Grid) -> dict[str, dict[str, float]]:
@@ -178,27 +177,28 @@ class RateMyLoRA(Strategy):
         self._begin_round(self.state.server_round)
         adapter = self.state.adapter
         messages = [
-            self._message(site, records.TEST, adapter, adapter.rank) for site in self._online(grid)
+            self.exchange.message(site, records.TEST, adapter, adapter.rank)
+            for site in self.exchange.online(grid)
         ]
         scores = {}
-        for site, reply in self._by_site(self._exchange(grid, messages), "test"):
+        for site, reply in self.exchange.by_site(self.exchange.send(grid, messages), "test"):
             try:
                 scores[site.name] = read_test(reply)
             except ReplyError as error:
-                self._refuse("test", site.name, str(error))
+                self.exchange.refuse("test", site.name, str(error))
         return scores
 
     def _rate_base(self, grid: Grid) -> None:
         """Ask for P(0), the validation of the frozen base, before round 1."""
         self._begin_round(0)
-        sites = self._online(grid)
-        messages = [self._message(site, records.VALIDATE, None, 0) for site in sites]
-        validation = self._read_validations(self._exchange(grid, messages))
+        sites = self.exchange.online(grid)
+        messages = [self.exchange.message(site, records.VALIDATE, None, 0) for site in sites]
+        validation = self._read_validations(self.exchange.send(grid, messages))
         for name, dice in validation.items():
-            self.record.note(name, validation=dice)
+            self.exchange.record.note(name, validation=dice)
         self.state.previous = validation
-        self._split_time("validate")
-        self.on_round(self.state, self.record)
+        self.exchange.split_time("validate")
+        self.on_round(self.state, self.exchange.record)
 
     def _merge(self, weights: Mapping[str, float]) -> Adapter:
         normalise = merging.normalises(self.method.normalise, self.method.merge)
@@ -208,66 +208,26 @@ class RateMyLoRA(Strategy):
 
     def _begin_round(self, number: int) -> None:
         lambda_t = penalty.damping(self.method.lambda_0, self.method.decay, max(number, 1))
-        self.record = RoundRecord(number, lambda_t if number else 0.0)
+        self.exchange.begin(number, lambda_t if number else 0.0)
         self.updates = {}
-        self._clock = time.monotonic()
-
-    def _message(self, site: Site, kind: str, adapter: Adapter | None, rank: int) -> Message:
-        extra = {"server-round": self.record.server_round, "site-rank": rank}
-        content = RecordDict({records.CONFIG: records.config_to_record(self.config, **extra)})
-        if adapter is not None:
-            content[records.ADAPTER] = records.adapter_to_record(adapter.truncated(rank))
-        message = Message(content, dst_node_id=site.node_id, message_type=kind)
-        self.record.add_bytes(site.name, down=payload(message))
-        return message
-
-    def _exchange(self, grid: Grid, messages: list[Message]) -> Iterable[Message]:
-        return grid.send_and_receive(messages, timeout=self.method.round_timeout_s)
-
-    def _by_site(self, replies: Iterable[Message], phase: str) -> list[tuple[Site, Message]]:
-        """Return replies with their sites, by name; sites silent or gone are recorded."""
-        by_node = {reply.metadata.src_node_id: reply for reply in replies}
-        found = []
-        for site in sorted(self.roster.sites.values(), key=lambda site: site.name):
-            if site.node_id in by_node:
-                found.append((site, by_node[site.node_id]))
-            else:
-                self._refuse(phase, site.name, "no answer")
-        return found
 
     def _read_validations(self, replies: Iterable[Message]) -> dict[str, float]:
         validation = {}
-        for site, reply in self._by_site(replies, "validate"):
+        for site, reply in self.exchange.by_site(replies, "validate"):
             try:
                 validation[site.name] = read_validation(reply)
             except ReplyError as error:
-                self._refuse("validate", site.name, str(error))
+                self.exchange.refuse("validate", site.name, str(error))
         return validation
 
     def _require_sites(self) -> None:
         """Stop the run when too few sites are left; what was saved stays."""
         if len(self.updates) >= self.method.min_sites:
             return
-        why = "; ".join(f"{r['site']}: {r['reason']}" for r in self.record.refused)
+        record = self.exchange.record
+        why = "; ".join(f"{r['site']}: {r['reason']}" for r in record.refused)
         raise UserError(
-            f"round {self.record.server_round}: {len(self.updates)} site(s) trained, expected at "
-            f"least min-sites = {self.method.min_sites} ({why}); round "
+            f"round {record.server_round}: {len(self.updates)} site(s) trained, expected at least "
+            f"min-sites = {self.method.min_sites} ({why}); round "
             f"{self.state.server_round} is saved, resume = true goes on from it"
         )
-
-    def _refuse(self, phase: str, site: str, reason: str) -> None:
-        self.record.refuse(site, phase, reason)
-        log(WARNING, "%s is left out of %s: %s", site, phase, reason)
-
-    def _online(self, grid: Grid) -> list[Site]:
-        """Return the sites to send to, and record who was turned away since the last time."""
-        sites = self.roster.online(grid)
-        for name, reason in self.roster.refusals:
-            self._refuse("join", name, reason)
-        self.roster.refusals.clear()
-        return sites
-
-    def _split_time(self, phase: str) -> None:
-        now = time.monotonic()
-        self.record.seconds[phase] = round(now - self._clock, 3)
-        self._clock = now

@@ -25,13 +25,13 @@ def listed() -> dict[str, set[str]]:
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_tree_names_every_module_and_no_other(package: str):
+def test_tree_names_every_module_and_no_other(package: str) -> None:
     modules = {path.name for path in (ROOT / package).glob("*.py")} - {"__init__.py"}
     packages = {path.parent.name for path in (ROOT / package).glob("*/__init__.py")}
     assert listed()[package] == modules | packages
 
 
-def test_every_link_leads_somewhere():
+def test_every_link_leads_somewhere() -> None:
     for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
             if not target.startswith("http"):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -79,9 +80,14 @@ def finish(process: "subprocess.Popen[str]") -> tuple[int, str]:
 
 
 def stop(process: "subprocess.Popen[str]") -> None:
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    with process:  # closes its pipe
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def read_history(run_dir: Path) -> list[dict[str, Any]]:
+    text = (run_dir / "history.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -110,13 +116,13 @@ def broken_run(site_data: Path, tmp_path: Path) -> Path:
     return run_dir
 
 
-def test_a_run_leaves_what_it_promises(whole_run: Path):
+def test_a_run_leaves_what_it_promises(whole_run: Path) -> None:
     names = {path.name for path in whole_run.iterdir()}
     assert names == {
         "config.toml", "history.jsonl", "checkpoint.safetensors", "adapter.safetensors",
         "summary.json", "rounds.png",
     }  # fmt: skip
-    lines = [json.loads(line) for line in (whole_run / "history.jsonl").read_text().splitlines()]
+    lines = read_history(whole_run)
     assert [line["round"] for line in lines] == list(range(ROUNDS + 1))
     assert lines[1]["lambda"] == pytest.approx(0.2)
     assert {site: entry["rank"] for site, entry in lines[1]["sites"].items()} == {
@@ -138,7 +144,7 @@ def test_a_run_leaves_what_it_promises(whole_run: Path):
 
 def test_a_killed_run_resumes_to_the_same_adapter(
     whole_run: Path, broken_run: Path, site_data: Path
-):
+) -> None:
     done = (broken_run / "history.jsonl").read_text().count("\n") - 1
     assert 1 <= done <= ROUNDS
     status, output = finish(start(command(site_data, broken_run, resume=True), site_data))
@@ -147,18 +153,18 @@ def test_a_killed_run_resumes_to_the_same_adapter(
     resumed, _ = load_adapter(broken_run / "adapter.safetensors")
     for name, value in expected.tensors().items():
         assert torch.equal(value, resumed.tensors()[name]), name
-    rounds = [json.loads(x)["round"] for x in (broken_run / "history.jsonl").open()]
+    rounds = [line["round"] for line in read_history(broken_run)]
     assert rounds == list(range(ROUNDS + 1))
 
 
-def test_a_users_mistake_ends_in_one_line_and_status_2(site_data: Path, tmp_path: Path):
+def test_a_users_mistake_ends_in_one_line_and_status_2(site_data: Path, tmp_path: Path) -> None:
     status, output = finish(start(command(site_data, tmp_path / "run", rank=0), site_data))
     assert status == 2
     assert "rank: found 0, expected at least 1" in output
     assert "Traceback" not in output
 
 
-def test_a_site_with_a_broken_case_is_left_out_and_named(site_data: Path, tmp_path: Path):
+def test_a_site_with_a_broken_case_is_left_out_and_named(site_data: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()
     (data / "base.safetensors").symlink_to(site_data / "base.safetensors")
@@ -175,6 +181,6 @@ def test_a_site_with_a_broken_case_is_left_out_and_named(site_data: Path, tmp_pa
     status, output = finish(start(command(data, run_dir, rounds=1), data))
     assert status == 0, output
     assert "Traceback" not in output
-    lines = [json.loads(line) for line in (run_dir / "history.jsonl").open()]
+    lines = read_history(run_dir)
     assert "1 values are NaN" in lines[0]["refused"][0]["reason"]
     assert set(lines[1]["sites"]) == {"Philips", "Siemens"}

@@ -423,6 +423,7 @@ def test_in_a_terminal_of_its_own_a_mistake_is_one_line_too(tmp_path: Path, base
     config = write_config(tmp_path / "c.toml", {"cache-dir": str(tmp_path / "cache")})
     command = shutil.which("rate-my-lora", path=str(Path(sys.executable).parent))
     assert command
-    words = ["evaluate", "--base", base, "--data", tmp_path / "d", "--config", config]
+    words = ["evaluate", "--base", str(base), "--data", str(tmp_path / "d")]
+    words += ["--config", str(config)]
     done = subprocess.run([command, *words], capture_output=True, text=True, check=False)
     refused(Ended(done.returncode, done.stdout, done.stderr), str(case.image), "cannot be read")

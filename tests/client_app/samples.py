@@ -11,8 +11,9 @@ import torch
 
 from client_app.datasets import MNMS_LABELS, Case
 from client_app.preprocessing import Volume
-from common.config import RunConfig, Value
+from common.config import RunConfig
 from common.labels import LV, MYO, RV
+from common.options import Value
 
 TINY: dict[str, Value] = {
     "features": "4,8,8,8,8,4",
@@ -105,7 +106,7 @@ def write_table(folder: Path, rows: Iterable[Mapping[str, str]]) -> Path:
 
 def write_mnms2_hearts(folder: Path, vendors: Mapping[str, int], *, slices: int = 3) -> Path:
     """Write a folder of small hearts, so many patients of each vendor."""
-    rows = []
+    rows: list[dict[str, str]] = []
     for vendor, patients in vendors.items():
         for _ in range(patients):
             rows.append({"SUBJECT_CODE": str(len(rows) + 1), "VENDOR": vendor})

@@ -10,7 +10,8 @@ from client_app.app import app
 from client_app.site import Site, SiteSettings
 from common import records
 from common.adapter import Adapter
-from common.config import RunConfig, Value
+from common.config import RunConfig
+from common.options import Value
 from tests.client_app.samples import write_mnms2_hearts
 from tests.conftest import MakeAdapter
 
@@ -32,10 +33,12 @@ def ask(
     *,
     node: dict[str, Value] = HOSPITAL,
     rank: int = RANK,
-    **more: Value,
+    more: dict[str, Value] | None = None,
 ) -> RecordDict:
     """Send a message to the app as Flower does; return what is in its reply."""
-    order = records.config_to_record(config, **{"server-round": 1, "site-rank": rank}, **more)
+    order = records.config_to_record(
+        config, **{"server-round": 1, "site-rank": rank}, **(more or {})
+    )
     content = RecordDict({records.CONFIG: order})
     if adapter is not None:
         content[records.ADAPTER] = records.adapter_to_record(adapter)
@@ -210,7 +213,7 @@ def test_an_adapter_for_another_model_is_answered_with_words(
 
 
 def test_a_key_that_the_site_does_not_know_is_answered_with_words(site_config: RunConfig) -> None:
-    error = failure(ask(records.DESCRIBE, site_config, node=SIMULATED, **{"lambda-1": 0.5}))
+    error = failure(ask(records.DESCRIBE, site_config, node=SIMULATED, more={"lambda-1": 0.5}))
     assert "unknown key 'lambda-1'" in error
 
 

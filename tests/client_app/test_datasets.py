@@ -209,8 +209,9 @@ def test_splitting_by_an_unknown_column_names_those_that_there_are(tmp_path: Pat
 def rim(labels: np.ndarray, structure: int) -> np.ndarray:
     """Return the labels right outside a structure in each of the slices."""
     inside = labels == structure
-    outside = binary_dilation(inside, np.ones((1, 3, 3))) & ~inside
-    return labels[outside]
+    outside: np.ndarray = binary_dilation(inside, np.ones((1, 3, 3))) & ~inside
+    found: np.ndarray = labels[outside]
+    return found
 
 
 @pytest.mark.parametrize("layout", ["acdc", "mnms2"])

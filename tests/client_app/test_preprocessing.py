@@ -170,7 +170,7 @@ def test_a_few_wild_pixels_change_little() -> None:
 @pytest.mark.parametrize("kind", [np.float64, np.int16])
 def test_the_scale_in_the_header_counts(tmp_path: Path, kind: type) -> None:
     case = write_case(tmp_path)
-    stored = np.arange(48 * 48 * 3).reshape(48, 48, 3).astype(kind)
+    stored: np.ndarray = np.arange(48 * 48 * 3).reshape(48, 48, 3).astype(kind)
     write_nifti(case.image, stored)
     patch_header(case.image, 112, np.array([2.5, -40.0], np.float32).tobytes())
     image, _, _ = load_frame(case)
@@ -224,7 +224,7 @@ def colour(path: Path) -> None:
     write_nifti(path, np.zeros((48, 48, 3), [("R", "u1"), ("G", "u1"), ("B", "u1")]))
 
 
-Spoil = Callable[[Path], None]
+Spoil = Callable[[Path], object]
 BAD: dict[str, tuple[str, Spoil, tuple[str, ...]]] = {
     "label value 7": (
         "label",
@@ -244,10 +244,10 @@ BAD: dict[str, tuple[str, Spoil, tuple[str, ...]]] = {
     "truncated": ("image", truncate, ("cannot be read as NIfTI", "ended before")),
     "truncated label": ("label", truncate, ("cannot be read as NIfTI",)),
     "damaged": ("image", damage, ("cannot be read as NIfTI",)),
-    "empty": ("image", lambda path: path.write_bytes(b"") and None, ("cannot be read as NIfTI",)),
+    "empty": ("image", lambda path: path.write_bytes(b""), ("cannot be read as NIfTI",)),
     "a text": (
         "image",
-        lambda path: path.write_text("no image") and None,
+        lambda path: path.write_text("no image"),
         ("cannot be read as NIfTI",),
     ),
     "data type that does not exist": (

@@ -11,9 +11,10 @@ from client_app.preprocessing import load_frame
 from client_app.site import Site, SiteSettings
 from client_app.splits import SPLITS, split_cases
 from common.adapter import Adapter
-from common.config import RunConfig, Value
+from common.config import RunConfig
 from common.errors import UserError
 from common.model import file_sha256
+from common.options import Value
 from tests.client_app.samples import write_mnms2_hearts
 from tests.conftest import MakeAdapter
 

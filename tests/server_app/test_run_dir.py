@@ -26,7 +26,7 @@ def config(**keys: object) -> RunConfig:
     return RunConfig.from_flat({key.replace("_", "-"): v for key, v in keys.items()})  # type: ignore[misc]
 
 
-def test_resume_returns_the_saved_state_exactly(tmp_path: Path):
+def test_resume_returns_the_saved_state_exactly(tmp_path: Path) -> None:
     folder = RunDir(tmp_path)
     folder.begin(config(), state(0))
     folder.save_round(state(1, 0.1), record(1))
@@ -37,7 +37,7 @@ def test_resume_returns_the_saved_state_exactly(tmp_path: Path):
     assert torch.equal(resumed.adapter.layers["conv"].A, torch.full((2, 3), 1 / 3))
 
 
-def test_a_line_beyond_the_checkpoint_is_dropped(tmp_path: Path):
+def test_a_line_beyond_the_checkpoint_is_dropped(tmp_path: Path) -> None:
     folder = RunDir(tmp_path)
     folder.begin(config(), state(0))
     folder.save_round(state(1), record(1))
@@ -47,7 +47,7 @@ def test_a_line_beyond_the_checkpoint_is_dropped(tmp_path: Path):
     assert [line["round"] for line in folder.read_history()] == [1]
 
 
-def test_half_a_line_is_dropped_too(tmp_path: Path):
+def test_half_a_line_is_dropped_too(tmp_path: Path) -> None:
     folder = RunDir(tmp_path)
     folder.begin(config(), state(0))
     folder.save_round(state(1), record(1))
@@ -57,7 +57,7 @@ def test_half_a_line_is_dropped_too(tmp_path: Path):
     assert [line["round"] for line in folder.read_history()] == [1]
 
 
-def test_resume_refuses_other_settings_and_names_the_key(tmp_path: Path):
+def test_resume_refuses_other_settings_and_names_the_key(tmp_path: Path) -> None:
     folder = RunDir(tmp_path)
     folder.begin(config(lambda_0=0.2), state(0))
     folder.save_round(state(1), record(1))
@@ -66,11 +66,11 @@ def test_resume_refuses_other_settings_and_names_the_key(tmp_path: Path):
     assert folder.begin(config(rounds=50, resume=True), state(0)).server_round == 1
 
 
-def test_resume_without_checkpoint_begins_anew(tmp_path: Path):
+def test_resume_without_checkpoint_begins_anew(tmp_path: Path) -> None:
     assert RunDir(tmp_path / "new").begin(config(resume=True), state(0)).server_round == 0
 
 
-def test_a_broken_checkpoint_is_named(tmp_path: Path):
+def test_a_broken_checkpoint_is_named(tmp_path: Path) -> None:
     folder = RunDir(tmp_path)
     folder.begin(config(), state(0))
     folder.save_round(state(1), record(1))
@@ -79,7 +79,7 @@ def test_a_broken_checkpoint_is_named(tmp_path: Path):
         folder.begin(config(resume=True), state(0))
 
 
-def test_a_new_run_clears_its_own_files_only(tmp_path: Path):
+def test_a_new_run_clears_its_own_files_only(tmp_path: Path) -> None:
     folder = RunDir(tmp_path)
     folder.begin(config(), state(0))
     folder.save_round(state(1), record(1))
@@ -88,7 +88,7 @@ def test_a_new_run_clears_its_own_files_only(tmp_path: Path):
     assert {path.name for path in tmp_path.iterdir()} == {"config.toml", "notes.txt"}
 
 
-def test_history_is_json_whatever_the_numbers(tmp_path: Path):
+def test_history_is_json_whatever_the_numbers(tmp_path: Path) -> None:
     folder = RunDir(tmp_path)
     folder.begin(config(), state(0))
     folder.save_round(state(1), record(1))

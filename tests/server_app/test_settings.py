@@ -7,35 +7,36 @@ import tomli_w
 
 from common.config import RunConfig
 from common.errors import UserError
+from common.options import Value
 from server_app.settings import PROFILES, load_config, read_toml, resolve_run
 
 DEFAULTS = RunConfig().to_flat()
 
 
-def test_without_profile_the_fused_configuration_is_it():
+def test_without_profile_the_fused_configuration_is_it() -> None:
     assert resolve_run({**DEFAULTS, "rounds": 7}, {"rounds": 7}).method.rounds == 7
 
 
-def test_profile_lies_between_pyproject_and_what_was_typed():
-    typed = {"profile": "cpu", "learning-rate": 0.5}
+def test_profile_lies_between_pyproject_and_what_was_typed() -> None:
+    typed: dict[str, Value] = {"profile": "cpu", "learning-rate": 0.5}
     config = resolve_run({**DEFAULTS, **typed}, typed)
     cpu = read_toml(PROFILES / "cpu.toml")
     assert config.train.image_size == cpu["image-size"] != DEFAULTS["image-size"]
     assert config.train.learning_rate == 0.5
 
 
-def test_a_typed_value_wins_even_where_it_is_the_default():
-    typed = {"profile": "cpu", "rounds": DEFAULTS["rounds"]}
+def test_a_typed_value_wins_even_where_it_is_the_default() -> None:
+    typed: dict[str, Value] = {"profile": "cpu", "rounds": DEFAULTS["rounds"]}
     assert read_toml(PROFILES / "cpu.toml")["rounds"] != DEFAULTS["rounds"]
     assert resolve_run({**DEFAULTS, **typed}, typed).method.rounds == DEFAULTS["rounds"]
 
 
-def test_unknown_profile_names_the_known_ones():
+def test_unknown_profile_names_the_known_ones() -> None:
     with pytest.raises(UserError, match=r"profile: found 'gpu', expected one of \['cpu', 'paper'"):
         resolve_run({**DEFAULTS, "profile": "gpu"}, {"profile": "gpu"})
 
 
-def test_resolved_configuration_is_a_configuration_file(tmp_path: Path):
+def test_resolved_configuration_is_a_configuration_file(tmp_path: Path) -> None:
     config = RunConfig.from_flat({"rounds": 3, "split-by": "CENTRE"})
     path = tmp_path / "config.toml"
     path.write_text(tomli_w.dumps(config.to_flat()), encoding="utf-8")
@@ -50,7 +51,7 @@ def test_resolved_configuration_is_a_configuration_file(tmp_path: Path):
         ("runds = 3", "unknown key 'runds'"),
     ],
 )
-def test_bad_files_are_named(tmp_path: Path, content: str | None, message: str):
+def test_bad_files_are_named(tmp_path: Path, content: str | None, message: str) -> None:
     path = tmp_path / "mine.toml"
     if content is not None:
         path.write_text(content, encoding="utf-8")

@@ -32,7 +32,7 @@ def history() -> list[dict[str, Any]]:
     ]
 
 
-def test_summary_has_the_agreed_form():
+def test_summary_has_the_agreed_form() -> None:
     summary = summarise("rate-my-lora", history(), SCORES, weight_bytes=100)
     assert set(summary) == {"method", "rounds", "sites", "bytes"}
     assert summary["rounds"] == 2
@@ -42,14 +42,14 @@ def test_summary_has_the_agreed_form():
     assert summary["sites"]["GE"]["test"]["cases"] == 2
 
 
-def test_traffic_is_held_against_the_same_trainings_with_full_weights():
+def test_traffic_is_held_against_the_same_trainings_with_full_weights() -> None:
     moved = summarise("m", history(), SCORES, weight_bytes=100)["bytes"]
     assert (moved["up"], moved["down"]) == (30, 80)
     assert moved["full_weights"] == 2 * 100 * 3  # three trainings, down and up
     assert moved["ratio"] == pytest.approx(110 / 600)
 
 
-def test_the_table_says_gain_and_traffic():
+def test_the_table_says_gain_and_traffic() -> None:
     console = Console(record=True, width=120)
     print_summary(summarise("m", history(), SCORES, weight_bytes=100), console)
     text = console.export_text()
@@ -57,7 +57,7 @@ def test_the_table_says_gain_and_traffic():
     assert "less" in text
 
 
-def test_plot_is_drawn_from_the_first_line_on(tmp_path: Path):
+def test_plot_is_drawn_from_the_first_line_on(tmp_path: Path) -> None:
     path = tmp_path / "rounds.png"
     plot_rounds(history()[:1], path)
     first = matplotlib.image.imread(path)

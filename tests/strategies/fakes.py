@@ -18,7 +18,8 @@ from flwr.serverapp import Grid
 
 from common import lora, records
 from common.adapter import Adapter, Factors
-from common.config import RunConfig, Value
+from common.config import RunConfig
+from common.options import Value
 from common.seeding import derive_seed
 from strategies.rate_my_lora import RateMyLoRA
 from strategies.state import RoundRecord, RunState
