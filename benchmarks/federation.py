@@ -201,19 +201,19 @@ def free_ports(count: int) -> list[int]:
             one.close()
 
 
-def start_superlink(running: Processes) -> tuple[str, str]:
-    """Start a SuperLink; return its addresses for SuperNodes and for ``flwr run``."""
+def start_superlink(running: Processes, host: str = HOST) -> tuple[str, str]:
+    """Start a SuperLink; return its addresses for SuperNodes, at ``host``, and for ``flwr run``."""
     fleet, control, app_io = free_ports(3)
     running.start(
         "superlink",
         [
             *("flower-superlink", "--insecure"),
-            *("--fleet-api-address", f"{HOST}:{fleet}"),
+            *("--fleet-api-address", f"{host}:{fleet}"),
             *("--control-api-address", f"127.0.0.1:{control}"),
             *("--serverappio-api-address", f"127.0.0.1:{app_io}"),
         ],
     )
-    return f"{HOST}:{fleet}", f"127.0.0.1:{control}"
+    return f"{host}:{fleet}", f"127.0.0.1:{control}"
 
 
 def start_supernode(

@@ -7,13 +7,16 @@ import pytest
 import torch
 from torch import nn
 
-from client_app.phantom import write_phantom
+from client_app.phantom import write_mnms2, write_phantom
 from common import lora
 from common.adapter import Adapter, Factors
-from common.model import build_unet
+from common.model import build_unet, save_base
 
 SMALL = (4, 8, 8, 8, 8, 4)
 """Channels of a U-Net that a test can afford."""
+
+SITE_FEATURES = (4, 4, 8, 8, 8, 4)
+"""Channels of the base model beside ``site_data``."""
 
 MakeAdapter = Callable[..., Adapter]
 
@@ -50,3 +53,14 @@ def phantom_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     vendors = {"SIEMENS": 6, "Philips Medical Systems": 5, "GE MEDICAL SYSTEMS": 4}
     write_phantom(out, acdc_patients=5, patients=vendors)
     return out
+
+
+@pytest.fixture(scope="session")
+def site_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a phantom with three small sites, and an untrained base model beside it."""
+    folder = tmp_path_factory.mktemp("data")
+    vendors = {"SIEMENS": 5, "Philips Medical Systems": 5, "GE MEDICAL SYSTEMS": 3}
+    write_mnms2(folder, patients=vendors)
+    torch.manual_seed(0)
+    save_base(build_unet(SITE_FEATURES), folder / "base.safetensors")
+    return folder

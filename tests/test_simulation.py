@@ -14,36 +14,24 @@ import numpy as np
 import pytest
 import torch
 
-from client_app.phantom import write_mnms2
 from common.adapter import load_adapter
-from common.model import build_unet, save_base
+from common.options import Value
+from tests.conftest import SITE_FEATURES
 
 ROOT = Path(__file__).resolve().parent.parent
-FEATURES = (4, 4, 8, 8, 8, 4)
 ROUNDS = 3
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def site_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a phantom with three small sites, and an untrained base model beside it."""
-    folder = tmp_path_factory.mktemp("data")
-    vendors = {"SIEMENS": 5, "Philips Medical Systems": 5, "GE MEDICAL SYSTEMS": 3}
-    write_mnms2(folder, patients=vendors)
-    torch.manual_seed(0)
-    save_base(build_unet(FEATURES), folder / "base.safetensors")
-    return folder
-
-
-def command(data: Path, run_dir: Path, **keys: object) -> list[str]:
-    """Return the command of a small run."""
-    flat: dict[str, object] = {
+def small_run(data: Path, run_dir: Path, **keys: Value) -> dict[str, Value]:
+    """Return the configuration of a small run."""
+    return {
         "data-dir": str(data / "mnms2"),
         "base-model": str(data / "base.safetensors"),
         "cache-dir": str(data / "cache"),
         "run-dir": str(run_dir),
-        "features": ",".join(map(str, FEATURES)),
+        "features": ",".join(map(str, SITE_FEATURES)),
         "rank": 4,
         "image-size": 32,
         "spacing-mm": 5.0,
@@ -51,6 +39,11 @@ def command(data: Path, run_dir: Path, **keys: object) -> list[str]:
         "threads": 1,
         **{key.replace("_", "-"): value for key, value in keys.items()},
     }
+
+
+def command(data: Path, run_dir: Path, **keys: Value) -> list[str]:
+    """Return the command of a small simulation."""
+    flat = small_run(data, run_dir, **keys)
     typed = " ".join(f"{key}={json.dumps(value)}" for key, value in flat.items())
     simulate = str(Path(sys.executable).with_name("flower-simulation"))
     resources = json.dumps({"client_resources": {"num_cpus": 1}})
