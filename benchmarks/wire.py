@@ -120,6 +120,7 @@ def run_federation(args: argparse.Namespace, folder: Path) -> tuple[list[Counter
         "rounds": args.rounds,
         "sites": len(RANKS),
         "min-sites": len(RANKS),
+        "round-timeout-s": 600,
         "base-model": str(paths["base"]),
         "run-dir": str(paths["run"]),
         "cache-dir": str(folder / "cache"),
@@ -140,7 +141,10 @@ def run_federation(args: argparse.Namespace, folder: Path) -> tuple[list[Counter
                 print(f"--- {log.name}", *tail, sep="\n", file=sys.stderr)
             raise
     text = (paths["run"] / "history.jsonl").read_text("utf-8")
-    return counters, [json.loads(line) for line in text.splitlines()]
+    history = [json.loads(line) for line in text.splitlines()]
+    if refused := [one for line in history for one in line["refused"]]:
+        raise RuntimeError(f"not all sites took part in every round: {refused[0]}")
+    return counters, history
 
 
 def compare(

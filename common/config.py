@@ -69,7 +69,7 @@ class TrainConfig:
     """Of AdamW."""
     augment: bool = option(True)
     """Whether training slices are changed at random."""
-    pretrain_epochs: int = option(12, low=1)
+    pretrain_epochs: int = option(5, low=1)
     """Epochs of ``rate-my-lora pretrain``."""
     pretrain_learning_rate: float = option(0.003, above=0)
     """Highest learning rate of pretraining; it falls along a cosine."""
