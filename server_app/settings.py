@@ -57,5 +57,5 @@ def read_toml(path: Path) -> dict[str, Value]:
             return tomllib.load(file)
     except OSError as error:
         raise UserError(f"{path}: cannot read the file ({error.strerror})") from None
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not TOML ({error})") from None

@@ -48,13 +48,14 @@ def test_resolved_configuration_is_a_configuration_file(tmp_path: Path) -> None:
     [
         (None, "cannot read the file"),
         ("rounds = ", "not TOML"),
+        ("# \xe9", "not TOML"),
         ("runds = 3", "unknown key 'runds'"),
     ],
 )
 def test_bad_files_are_named(tmp_path: Path, content: str | None, message: str) -> None:
     path = tmp_path / "mine.toml"
     if content is not None:
-        path.write_text(content, encoding="utf-8")
+        path.write_text(content, encoding="latin-1")
     with pytest.raises(UserError, match=message) as error:
         load_config(path)
     assert "mine.toml" in str(error.value)
