@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ PREFIX = 30
 HEADERS = 14 + 20 + 32
 """Bytes of the Ethernet, IPv4 and TCP headers (with timestamps) of a packet."""
 STOP_S = 5.0
+START_S = 90.0
+TRIES = 3
 
 
 class NotPermittedError(Exception):
@@ -202,18 +205,43 @@ def free_ports(count: int) -> list[int]:
 
 
 def start_superlink(running: Processes, host: str = HOST) -> tuple[str, str]:
-    """Start a SuperLink; return its addresses for SuperNodes, at ``host``, and for ``flwr run``."""
-    fleet, control, app_io = free_ports(3)
-    running.start(
-        "superlink",
-        [
-            *("flower-superlink", "--insecure"),
-            *("--fleet-api-address", f"{host}:{fleet}"),
-            *("--control-api-address", f"127.0.0.1:{control}"),
-            *("--serverappio-api-address", f"127.0.0.1:{app_io}"),
-        ],
-    )
-    return f"{host}:{fleet}", f"127.0.0.1:{control}"
+    """Start a SuperLink; return its addresses for SuperNodes, at ``host``, and for ``flwr run``.
+
+    It listens when this returns: ``flwr run`` gives up at once where nothing does. Another
+    process may take a port between its choice and its use; then others are tried.
+
+    Raises
+    ------
+    RuntimeError
+        It ended or did not listen in time, on any ports.
+    """
+    for _ in range(TRIES):
+        fleet, control, app_io = free_ports(3)
+        process = running.start(
+            "superlink",
+            [
+                *("flower-superlink", "--insecure"),
+                *("--fleet-api-address", f"{host}:{fleet}"),
+                *("--control-api-address", f"127.0.0.1:{control}"),
+                *("--serverappio-api-address", f"127.0.0.1:{app_io}"),
+            ],
+        )
+        addresses = ((host, fleet), ("127.0.0.1", control), ("127.0.0.1", app_io))
+        if all(_listens(process, address) for address in addresses):
+            return f"{host}:{fleet}", f"127.0.0.1:{control}"
+        running.stop()
+    log = (running.folder / "superlink.log").read_text(encoding="utf-8", errors="replace")
+    raise RuntimeError(f"flower-superlink does not listen:\n{log}")
+
+
+def _listens(process: subprocess.Popen[bytes], address: tuple[str, int]) -> bool:
+    """Wait until a process accepts connections at an address; False if it ends or never does."""
+    deadline = time.monotonic() + START_S
+    while process.poll() is None and time.monotonic() < deadline:
+        with suppress(OSError), socket.create_connection(address, timeout=1):
+            return True
+        time.sleep(0.1)
+    return False
 
 
 def start_supernode(

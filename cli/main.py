@@ -12,6 +12,7 @@ from rich.table import Table
 
 from cli import scoring
 from cli.progress import progress
+from cli.shared import AdapterFile, BaseFile, ConfigFile, DataFolder, console
 from client_app import pretraining
 from client_app.phantom import write_phantom
 from common.errors import UserError
@@ -23,12 +24,8 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-console = Console(highlight=False, markup=False, soft_wrap=True)
 
 CaseChoice = Literal["all", "train", "val", "test"]
-ConfigFile = Annotated[
-    Path | None, typer.Option("--config", help="TOML file with run configuration keys.")
-]
 
 
 @app.callback()
@@ -38,7 +35,7 @@ def commands() -> None:
 
 @app.command()
 def pretrain(
-    data: Annotated[Path, typer.Option(help="Folder in ACDC or M&Ms-2 layout.")],
+    data: DataFolder,
     out: Annotated[Path, typer.Option(help="Base file to write.")],
     config: ConfigFile = None,
 ) -> None:
@@ -72,9 +69,9 @@ def phantom(
 
 @app.command()
 def evaluate(
-    base: Annotated[Path, typer.Option(help="Base file.")],
-    data: Annotated[Path, typer.Option(help="Folder in ACDC or M&Ms-2 layout.")],
-    adapter: Annotated[Path | None, typer.Option(help="Adapter file of a run.")] = None,
+    base: BaseFile,
+    data: DataFolder,
+    adapter: AdapterFile = None,
     split_by: Annotated[
         str | None, typer.Option(help="Column whose values are the sites.", show_default="VENDOR")
     ] = None,

@@ -3,9 +3,11 @@
 import math
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from common.errors import UserError
 
 
 @contextmanager
@@ -13,16 +15,24 @@ def replace_file(path: Path) -> Iterator[Path]:
     """Yield a temporary sibling of ``path`` that takes its place when the block ends well.
 
     A reader never sees half a file, and a writer killed half-way leaves the old one.
+
+    Raises
+    ------
+    UserError
+        The file cannot be written: no such right, no space, a folder in its place.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -60,7 +60,10 @@ class RunDir:
         UserError
             The checkpoint belongs to a run with other settings, or the folder holds other things.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be made ({error.strerror})") from None
         state = self._load(config) if config.resume and self.checkpoint.is_file() else None
         if state is None:
             self._clear()

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from common.errors import UserError
 from common.files import replace_file, write_text
 
 
@@ -41,7 +42,7 @@ def test_a_block_that_raises_makes_no_file(tmp_path: Path) -> None:
 def test_a_block_that_writes_nothing_is_an_error_and_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("old")
-    with pytest.raises(FileNotFoundError), replace_file(path):
+    with pytest.raises(UserError, match=str(path)), replace_file(path):
         pass
     assert path.read_text() == "old"
 
@@ -49,3 +50,10 @@ def test_a_block_that_writes_nothing_is_an_error_and_leaves_the_old_file(tmp_pat
 def test_folders_are_made(tmp_path: Path) -> None:
     write_text(tmp_path / "a" / "b" / "file", "λ = 0.2")
     assert (tmp_path / "a" / "b" / "file").read_bytes() == "λ = 0.2".encode()
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    for path in (tmp_path / "file" / "scores.json", tmp_path):
+        with pytest.raises(UserError, match=f"{path}: cannot be written"):
+            write_text(path, "text")

@@ -1,0 +1,16 @@
+"""What the commands share: the console they print to and the options they have in common."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+console = Console(highlight=False, markup=False, soft_wrap=True)
+
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", help="TOML file with run configuration keys.")
+]
+BaseFile = Annotated[Path, typer.Option("--base", help="Base file.")]
+AdapterFile = Annotated[Path | None, typer.Option("--adapter", help="Adapter file of a run.")]
+DataFolder = Annotated[Path, typer.Option("--data", help="Folder in ACDC or M&Ms-2 layout.")]
