@@ -13,6 +13,7 @@ from rich.table import Table
 from cli import scoring
 from cli.progress import progress
 from cli.shared import AdapterFile, BaseFile, ConfigFile, DataFolder, console
+from cli.watch import watch
 from client_app import pretraining
 from client_app.phantom import write_phantom
 from common.errors import UserError
@@ -26,6 +27,9 @@ app = typer.Typer(
 )
 
 CaseChoice = Literal["all", "train", "val", "test"]
+
+
+app.command()(watch)
 
 
 @app.callback()

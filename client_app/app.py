@@ -108,6 +108,8 @@ def train(message: Message, context: Context) -> Message:
         }
         if result.start_dice is not None:
             metrics["start-dice"] = result.start_dice
+        if result.local_dice is not None:
+            metrics["local-dice"] = result.local_dice
         return RecordDict(
             {
                 records.ADAPTER: records.adapter_to_record(result.adapter),

@@ -95,6 +95,7 @@ class Training:
     loss: float
     seconds: float
     start_dice: float | None
+    local_dice: float | None
 
 
 class Site:
@@ -163,7 +164,11 @@ class Site:
             seed = derive_seed(self.config.seed, self.name, server_round, epoch)
             loss = trainer.epoch(self.slices, seed)
         seconds = time.monotonic() - started
-        return Training(lora.get_adapter(model), len(self.slices), loss, seconds, start_dice)
+        rated = self.config.method.local_validation
+        local_dice = self._score(model, "val").mean_dice if rated else None
+        return Training(
+            lora.get_adapter(model), len(self.slices), loss, seconds, start_dice, local_dice
+        )
 
     def score(self, adapter: Adapter | None, split: Split, *, hd95: bool = False) -> Scores:
         """Score the base model with ``adapter`` on a split of the site's own patients."""

@@ -114,6 +114,9 @@ class MethodConfig:
     """Whether penalised weights are scaled to sum to one; ``auto`` follows the merge."""
     previous: str = option("equal", choices=("equal", "penalised"))
     """Which merge P(t−1) is of: the equal one as P(t), or the penalised re-merge."""
+    local_validation: bool = option(False)
+    """Whether a site rates its own adapter too, after training and before any merge; costs one
+    more validation a round."""
     sites: int = option(3, low=1)
     """Sites that the run waits for before round 1."""
     min_sites: int = option(2, low=1)
@@ -145,6 +148,10 @@ class RunConfig:
     """Where the run leaves its files."""
     resume: bool = False
     """Whether to go on from the checkpoint in ``run-dir``."""
+    keep_updates: str = option("last", choices=("none", "last", "all"))
+    """Of which rounds ``run-dir/updates`` keeps the adapters that the sites sent."""
+    tensorboard: bool = False
+    """Whether to write TensorBoard event files into ``run-dir/tensorboard``."""
 
     @classmethod
     def from_flat(cls, flat: Mapping[str, Value], source: str = "run config") -> "RunConfig":

@@ -13,8 +13,10 @@ from common.config import RunConfig
 from common.model import build_unet, file_sha256, load_base, weight_bytes
 from common.records import adapter_to_record
 from common.seeding import derive_seed
+from server_app.events import EventWriter
 from server_app.plots import plot_rounds
 from server_app.run_dir import RunDir
+from server_app.status import StatusFile
 from server_app.summary import print_summary, summarise
 from strategies.ranks import highest_rank
 from strategies.rate_my_lora import RateMyLoRA
@@ -43,11 +45,34 @@ def run(grid: Grid, config: RunConfig) -> None:
     if state.server_round:
         log(INFO, "resuming after round %d from %s", state.server_round, folder.path)
 
+    status = StatusFile(folder.status, config.method.rounds)
+    try:
+        _federate(grid, config, folder, state, status)
+    except BaseException as error:
+        status.fail(error)
+        raise
+    status.finish()
+    log(INFO, "history, adapter, summary and plot are in %s", folder.path)
+
+
+def _federate(
+    grid: Grid, config: RunConfig, folder: RunDir, state: RunState, status: StatusFile
+) -> None:
+    """Run the rounds that are left and the final test."""
+    model = build_unet(config.model.channels())
+    events = None
+    if config.tensorboard:
+        events = EventWriter(folder.tensorboard, state.server_round + 1)
+
     def on_round(state: RunState, record: RoundRecord) -> None:
+        updates = {name: update.adapter for name, update in strategy.updates.items()}
+        folder.save_updates(record.server_round, updates, keep=config.keep_updates)
         folder.save_round(state, record)
         plot_rounds(folder.read_history(), folder.plot)
+        if events is not None:
+            events.add_round(record.to_json())
 
-    strategy = RateMyLoRA(config, shapes, state, on_round)
+    strategy = RateMyLoRA(config, lora.layer_shapes(model), state, on_round, status.phase)
     method = config.method
     strategy.start(
         grid,
@@ -61,10 +86,15 @@ def run(grid: Grid, config: RunConfig) -> None:
         {"base-sha256": strategy.exchange.roster.base_sha256},
     )
     scores = strategy.test(grid)
-    summary = summarise("rate-my-lora", folder.read_history(), scores, weight_bytes(model))
+    summary = summarise(
+        "rate-my-lora",
+        folder.read_history(),
+        scores,
+        weight_bytes(model),
+        strategy.exchange.record.refused,
+    )
     folder.write_summary(summary)
     print_summary(summary, Console(highlight=False, width=110))
-    log(INFO, "history, adapter, summary and plot are in %s", folder.path)
 
 
 def _with_fingerprint(config: RunConfig) -> RunConfig:

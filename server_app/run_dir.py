@@ -1,12 +1,15 @@
 """What a run leaves on disk, readable while it goes on, and what it resumes from."""
 
 import json
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import tomli_w
 
-from common.adapter import load_adapter, save_adapter
+from common.adapter import Adapter, load_adapter, save_adapter
 from common.config import RunConfig
 from common.errors import UserError
 from common.files import finite, write_text
@@ -17,6 +20,7 @@ MAY_CHANGE = frozenset(
     (
         *("profile", "resume", "run-dir", "cache-dir", "data-dir", "base-model"),
         *("rounds", "sites", "min-sites", "wait-s", "round-timeout-s", "device", "threads"),
+        *("keep-updates", "tensorboard", "local-validation"),
     )
 )
 """Keys that a resumed run may have otherwise: they do not touch the rounds that are done."""
@@ -27,11 +31,14 @@ class RunDir:
 
     ==================== ================================================================
     config.toml          the configuration as resolved
+    status.json          where the run stands
     history.jsonl        a line a round
     checkpoint.…         the state after the last finished round
     summary.json         base and result at every site, traffic
     adapter.safetensors  the result
     rounds.png           validation, weights and traffic over the rounds
+    updates/             round-NNN/SITE.safetensors: the adapters that the sites sent
+    tensorboard/         event files
     ==================== ================================================================
 
     Parameters
@@ -48,6 +55,9 @@ class RunDir:
         self.adapter = path / "adapter.safetensors"
         self.summary = path / "summary.json"
         self.plot = path / "rounds.png"
+        self.status = path / "status.json"
+        self.updates = path / "updates"
+        self.tensorboard = path / "tensorboard"
 
     def begin(self, config: RunConfig, initial: RunState) -> RunState:
         """Prepare the folder and return the state to start from.
@@ -85,6 +95,29 @@ class RunDir:
         }
         save_adapter(state.adapter, self.checkpoint, notes)
 
+    def save_updates(self, server_round: int, updates: Mapping[str, Adapter], *, keep: str) -> None:
+        """Keep the adapters that the sites sent in a round, of this round alone or of all.
+
+        Parameters
+        ----------
+        server_round
+            The round.
+        updates
+            By site. Names come from other machines, so they are percent-encoded in file names.
+        keep
+            ``none``, ``last`` or ``all``.
+        """
+        if keep == "none" or not updates:
+            return
+        folder = self.updates / f"round-{server_round:03d}"
+        for site, adapter in updates.items():
+            notes = {"site": site, "round": str(server_round)}
+            save_adapter(adapter, folder / f"{quote(site, safe='')}.safetensors", notes)
+        if keep == "last":
+            for other in self.updates.glob("round-*"):
+                if other != folder:
+                    shutil.rmtree(other)
+
     def read_history(self) -> list[dict[str, Any]]:
         """Return the rounds so far, round 0 (the base model's validation) first.
 
@@ -119,6 +152,8 @@ class RunDir:
 
     def _clear(self) -> None:
         """Remove the files of an earlier run, and only those."""
-        own = {p.name for p in vars(self).values() if isinstance(p, Path)} - {self.path.name}
-        for name in own:
-            (self.path / name).unlink(missing_ok=True)
+        for path in vars(self).values():
+            if path in (self.updates, self.tensorboard):
+                shutil.rmtree(path, ignore_errors=True)
+            elif path != self.path:
+                path.unlink(missing_ok=True)

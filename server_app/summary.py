@@ -1,6 +1,8 @@
 """The end of a run in numbers: per site base and result, and the traffic against full weights."""
 
+import platform
 from collections.abc import Mapping, Sequence
+from importlib import metadata
 from typing import Any
 
 from rich.console import Console
@@ -8,12 +10,15 @@ from rich.table import Table
 
 from common.labels import STRUCTURES
 
+PACKAGES = ("rate-my-lora", "flwr", "torch", "monai", "numpy")
+
 
 def summarise(
     method: str,
     history: Sequence[Mapping[str, Any]],
     scores: Mapping[str, Mapping[str, float]],
     weight_bytes: int,
+    refused: Sequence[Mapping[str, str]] = (),
 ) -> dict[str, Any]:
     """Return the content of ``summary.json``.
 
@@ -29,6 +34,8 @@ def summarise(
         Payload of the full weights. ``full_weights`` is what plain averaging of full weights
         would have moved with the same trainings: one download and one upload each, and no
         validation of the merge; ``ratio`` is our traffic over it.
+    refused
+        What was left out of the final test.
     """
     rounds = [line for line in history if line["round"] > 0]
     entries = [entry for line in rounds for entry in line["sites"].values()]
@@ -38,6 +45,9 @@ def summarise(
     return {
         "method": method,
         "rounds": len(rounds),
+        "seconds": round(sum(sum(line.get("seconds", {}).values()) for line in history), 1),
+        "versions": versions(),
+        "refused": [dict(refusal) for refusal in refused],
         "sites": {
             site: {
                 "base": _group(values, "base"),
@@ -52,6 +62,21 @@ def summarise(
             "ratio": (up + down) / full if full else None,
         },
     }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a run's numbers depend on.
+
+    An app that came over the network as a bundle is not an installed package; its own version is
+    left out then.
+    """
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
 
 
 def _group(values: Mapping[str, float], prefix: str) -> dict[str, dict[str, float]]:

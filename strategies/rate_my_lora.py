@@ -31,6 +31,8 @@ from strategies.state import RoundRecord, RunState
 EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
 OnRound = Callable[[RunState, RoundRecord], None]
 """Called after every finished round; what it saves is what a crash cannot take."""
+OnPhase = Callable[[int, str], None]
+"""Called with (server round, phase) when a phase begins."""
 
 
 class RateMyLoRA(Strategy):
@@ -46,6 +48,8 @@ class RateMyLoRA(Strategy):
         Where to start: a fresh state, or that of a checkpoint.
     on_round
         Called after every finished round.
+    on_phase
+        Called when a phase begins: ``gather``, ``rate base``, ``train``, ``validate``, ``test``.
     """
 
     def __init__(
@@ -54,12 +58,14 @@ class RateMyLoRA(Strategy):
         shapes: Mapping[str, tuple[int, int]],
         state: RunState,
         on_round: OnRound,
+        on_phase: OnPhase = lambda _, __: None,
     ) -> None:
         self.config = config
         self.method = config.method
         self.shapes = shapes
         self.state = state
         self.on_round = on_round
+        self.on_phase = on_phase
         self.exchange = Exchange(config, state.ranks)
         self.updates: dict[str, Update] = {}
         self.share: dict[str, float] = {}
@@ -89,6 +95,7 @@ class RateMyLoRA(Strategy):
         UserError
             Too few sites can take part, or are left in a round.
         """
+        self.on_phase(self.state.server_round, "gather")
         self.exchange.roster.gather(grid)
         if self.state.server_round == 0 and not self.state.previous:
             self._rate_base(grid)
@@ -106,6 +113,7 @@ class RateMyLoRA(Strategy):
     ) -> Iterable[Message]:
         """Send every site the last re-merge at its rank."""
         self._begin_round(self.state.server_round + 1)  # Flower counts from 1 when resumed, too
+        self.on_phase(self.state.server_round + 1, "train")
         messages = []
         for site in self.exchange.online(grid):
             rank = self.exchange.roster.rank(site)
@@ -131,6 +139,8 @@ class RateMyLoRA(Strategy):
             self.exchange.record.note(
                 site.name, examples=update.examples, loss=update.loss, train_s=update.seconds
             )
+            if update.local_dice is not None:
+                self.exchange.record.note(site.name, local=update.local_dice)
             if self.method.previous == "penalised" and update.start_dice is not None:
                 self.state.previous[site.name] = update.start_dice
         self._require_sites()
@@ -144,6 +154,7 @@ class RateMyLoRA(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Send every site the equal merge at its rank."""
+        self.on_phase(self.exchange.record.server_round, "validate")
         return [
             self.exchange.message(
                 site, records.VALIDATE, self.equal_merge, self.exchange.roster.rank(site)
@@ -175,6 +186,7 @@ class RateMyLoRA(Strategy):
     def test(self, grid: Grid) -> dict[str, dict[str, float]]:
         """Ask every site for the scores of the base and of the result on its test patients."""
         self._begin_round(self.state.server_round)
+        self.on_phase(self.state.server_round, "test")
         adapter = self.state.adapter
         messages = [
             self.exchange.message(site, records.TEST, adapter, adapter.rank)
@@ -191,6 +203,7 @@ class RateMyLoRA(Strategy):
     def _rate_base(self, grid: Grid) -> None:
         """Ask for P(0), the validation of the frozen base, before round 1."""
         self._begin_round(0)
+        self.on_phase(0, "rate base")
         sites = self.exchange.online(grid)
         messages = [self.exchange.message(site, records.VALIDATE, None, 0) for site in sites]
         validation = self._read_validations(self.exchange.send(grid, messages))

@@ -24,6 +24,8 @@ class Update:
     seconds: float
     start_dice: float | None
     """Validation Dice of the adapter that training started from, where the run asks for it."""
+    local_dice: float | None
+    """Validation Dice of the adapter that training gave, where the run asks for it."""
 
 
 def read_update(
@@ -48,9 +50,11 @@ def read_update(
     examples = _number(metrics, "num-examples")
     if not examples >= 1:
         raise ReplyError(f"num-examples is {examples:g}, expected at least 1")
-    start = _dice(metrics, "start-dice") if "start-dice" in metrics else None
+    start, local = (
+        _dice(metrics, key) if key in metrics else None for key in ("start-dice", "local-dice")
+    )
     loss, seconds = _number(metrics, "loss"), _number(metrics, "seconds")
-    return Update(adapter, int(examples), loss, seconds, start)
+    return Update(adapter, int(examples), loss, seconds, start, local)
 
 
 def read_validation(message: Message) -> float:

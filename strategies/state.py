@@ -40,7 +40,8 @@ class RoundRecord:
         λ of the round.
     sites
         By site: ``rank``, ``examples``, ``share``, ``weight``, ``validation`` (P), ``previous``,
-        ``loss``, ``train_s``, ``bytes_up``, ``bytes_down``, as far as it got.
+        ``local`` (Dice of its own adapter), ``loss``, ``train_s``, ``bytes_up``, ``bytes_down``,
+        as far as it got.
     refused
         ``{"site", "phase", "reason"}`` for everything that was left out.
     """

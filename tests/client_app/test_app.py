@@ -99,13 +99,17 @@ def test_training_sends_factors_and_three_numbers(
     assert metrics(content)["loss"] == result.loss
 
 
-def test_training_sends_the_dice_of_its_start_only_where_the_run_asks(
-    site_config: RunConfig, make_adapter: MakeAdapter
+@pytest.mark.parametrize(
+    ("asked", "sent"),
+    [({"previous": "penalised"}, "start-dice"), ({"local-validation": True}, "local-dice")],
+)
+def test_training_sends_a_dice_only_where_the_run_asks(
+    site_config: RunConfig, make_adapter: MakeAdapter, asked: dict[str, Value], sent: str
 ) -> None:
-    config = RunConfig.from_flat({**site_config.to_flat(), "previous": "penalised"})
+    config = RunConfig.from_flat({**site_config.to_flat(), **asked})
     content = ask(records.TRAIN, config, make_adapter(RANK, scale=1.0))
     assert set(content) == {records.ADAPTER, records.METRICS}
-    assert set(metrics(content)) == {"num-examples", "loss", "seconds", "start-dice"}
+    assert set(metrics(content)) == {"num-examples", "loss", "seconds", sent}
 
 
 @pytest.mark.parametrize("with_adapter", [False, True])

@@ -215,6 +215,18 @@ def test_where_the_run_asks_the_start_of_training_is_scored_and_training_is_the_
     assert same_bits(result.adapter, without.adapter)
 
 
+def test_where_the_run_asks_the_trained_adapter_is_scored_too(
+    site_config: RunConfig, make_adapter: MakeAdapter
+) -> None:
+    start = make_adapter(scale=2.0)
+    asked = Site(GE, changed(site_config, {"local-validation": True}))
+    result = asked.train(start, server_round=1)
+    assert result.local_dice == asked.score(result.adapter, "val").mean_dice
+    without = Site(GE, site_config).train(start, server_round=1)
+    assert without.local_dice is None
+    assert same_bits(result.adapter, without.adapter)
+
+
 def test_a_score_is_of_the_adapter_that_is_asked_for(
     site_config: RunConfig, make_adapter: MakeAdapter
 ) -> None:

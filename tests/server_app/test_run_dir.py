@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.adapter import Adapter, Factors
+from common.adapter import Adapter, Factors, load_adapter
 from common.config import RunConfig
 from common.errors import UserError
 from server_app.run_dir import RunDir
@@ -86,6 +86,40 @@ def test_a_new_run_clears_its_own_files_only(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     folder.begin(config(), state(0))
     assert {path.name for path in tmp_path.iterdir()} == {"config.toml", "notes.txt"}
+
+
+@pytest.mark.parametrize(("keep", "rounds"), [("none", []), ("last", [3]), ("all", [1, 2, 3])])
+def test_updates_are_kept_as_asked(tmp_path: Path, keep: str, rounds: list[int]) -> None:
+    folder = RunDir(tmp_path)
+    folder.begin(config(), state(0))
+    for server_round in (1, 2, 3):
+        updates = {"GE": state(0, server_round).adapter}
+        folder.save_updates(server_round, updates, keep=keep)
+    assert [p.name for p in sorted(tmp_path.glob("updates/*"))] == [
+        f"round-{t:03d}" for t in rounds
+    ]
+    for t in rounds:
+        adapter, notes = load_adapter(folder.updates / f"round-{t:03d}" / "GE.safetensors")
+        assert adapter.layers["conv"].A[0, 0] == t
+        assert notes == {"site": "GE", "round": str(t)}
+    folder.begin(config(), state(0))
+    assert not folder.updates.exists()
+
+
+def test_a_round_without_updates_leaves_the_last_ones(tmp_path: Path) -> None:
+    folder = RunDir(tmp_path)
+    folder.save_updates(1, {"GE": state(0).adapter}, keep="last")
+    folder.save_updates(2, {}, keep="last")
+    assert [path.name for path in folder.updates.iterdir()] == ["round-001"]
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "..", "a/b", "St. Anna · Köln"])
+def test_a_site_cannot_name_its_way_out_of_the_folder(tmp_path: Path, name: str) -> None:
+    folder = RunDir(tmp_path / "run")
+    folder.save_updates(1, {name: state(0).adapter}, keep="all")
+    (file,) = (path for path in tmp_path.rglob("*") if path.is_file())
+    assert file.parent == folder.updates / "round-001"
+    assert load_adapter(file)[1]["site"] == name
 
 
 def test_history_is_json_whatever_the_numbers(tmp_path: Path) -> None:

@@ -27,15 +27,24 @@ def history() -> list[dict[str, Any]]:
     silent = {"bytes_up": 0, "bytes_down": 20}
     return [
         {"round": 0, "lambda": 0, "sites": {"GE": {"validation": 0.5, "bytes_down": 0}}},
-        {"round": 1, "lambda": 0.2, "sites": {"GE": entry, "Philips": entry}},
+        {
+            "round": 1,
+            "lambda": 0.2,
+            "sites": {"GE": entry, "Philips": entry},
+            "seconds": {"train": 2.5, "validate": 1.5},
+        },
         {"round": 2, "lambda": 0.19, "sites": {"GE": entry, "Philips": silent}},
     ]
 
 
 def test_summary_has_the_agreed_form() -> None:
     summary = summarise("rate-my-lora", history(), SCORES, weight_bytes=100)
-    assert set(summary) == {"method", "rounds", "sites", "bytes"}
+    assert set(summary) == {
+        *("method", "rounds", "seconds", "versions", "refused", "sites", "bytes"),
+    }
     assert summary["rounds"] == 2
+    assert summary["seconds"] == 4.0
+    assert {"python", "torch", "flwr"} <= set(summary["versions"])
     assert summary["sites"]["GE"]["base"]["dice"]["mean"] == 0.5
     assert summary["sites"]["GE"]["test"]["dice"]["RV"] == 0.75
     assert summary["sites"]["GE"]["test"]["hd95_mm"]["LV"] == 6.0

@@ -29,6 +29,7 @@ SHAPES = {"down.conv": (7, 18), "head": (3, 5), "up.conv": (6, 12)}
 SHA = "a" * 64
 
 Dice = Mapping[int, float] | float
+LOCAL_DICE = 0.625
 T = TypeVar("T")
 Fault = Callable[[Message, Message], Message | None]
 """Takes the server's message and the good reply; returns what is sent instead."""
@@ -141,6 +142,8 @@ class FakeSite:
         }
         if config.method.previous == "penalised" or self.chatty:
             metrics["start-dice"] = _at(self.start_dice, server_round)
+        if config.method.local_validation:
+            metrics["local-dice"] = LOCAL_DICE
         return RecordDict(
             {
                 records.ADAPTER: records.adapter_to_record(self.uploads[server_round]),
@@ -257,12 +260,13 @@ def initial_state(config: RunConfig) -> RunState:
 
 @dataclass
 class Outcome:
-    """A finished run, with the state and the record that were saved after every round."""
+    """A finished run, with its phases and what was saved after every round."""
 
     strategy: RateMyLoRA
     result: Adapter | None = None
     states: dict[int, RunState] = field(default_factory=dict)
     history: dict[int, RoundRecord] = field(default_factory=dict)
+    phases: list[tuple[int, str]] = field(default_factory=list)
 
     def weights(self, server_round: int) -> dict[str, float]:
         """Return w_t by site."""
@@ -291,8 +295,11 @@ def prepare(
         if events and record.server_round in events:
             events[record.server_round]()
 
-    strategy = RateMyLoRA(config, SHAPES, state or initial_state(config), on_round)
-    outcome.made = Outcome(strategy)
+    phases: list[tuple[int, str]] = []
+    strategy = RateMyLoRA(
+        config, SHAPES, state or initial_state(config), on_round, lambda *at: phases.append(at)
+    )
+    outcome.made = Outcome(strategy, phases=phases)
     made: Outcome = outcome.made
     return made
 

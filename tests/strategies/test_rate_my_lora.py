@@ -13,6 +13,7 @@ from strategies import merging
 from strategies.penalty import damping
 from strategies.state import RunState
 from tests.strategies.fakes import (
+    LOCAL_DICE,
     SHAPES,
     FakeGrid,
     FakeSite,
@@ -315,3 +316,21 @@ def test_the_final_test_rates_the_result_at_its_full_rank() -> None:
     assert scores == {s: {"cases": 2, "test.dice.LV": 0.5, "base.dice.LV": 0.25} for s in SIZES}
     for message in grid.sent(3, records.TEST).values():
         assert same_bits(message_adapter(message), outcome.states[3].adapter)
+
+
+def test_phases_are_announced_in_order() -> None:
+    outcome = play(make_config(rounds=2), FakeGrid(nodes(*three_sites())))
+    assert outcome.phases == [
+        *((0, "gather"), (0, "rate base")),
+        *((1, "train"), (1, "validate"), (2, "train"), (2, "validate")),
+    ]
+
+
+def test_a_site_rates_its_own_adapter_where_the_run_asks_and_the_merge_is_the_same() -> None:
+    plain = play(make_config(), FakeGrid(nodes(*three_sites())))
+    rated = play(make_config(local_validation=True), FakeGrid(nodes(*three_sites())))
+    assert plain.result is not None
+    assert rated.result is not None
+    assert same_bits(plain.result, rated.result)
+    assert rated.history[1].sites["GE"]["local"] == LOCAL_DICE
+    assert "local" not in plain.history[1].sites["GE"]

@@ -61,11 +61,12 @@ def poisoned(number: float) -> Array:
 
 
 def test_a_good_update_is_read_whole() -> None:
-    found = read_update(update(start_dice=0.75), 1.0, SHAPES, 2)
+    found = read_update(update(start_dice=0.75, local_dice=0.5), 1.0, SHAPES, 2)
     assert same_bits(found.adapter, GOOD)
     assert (found.examples, found.loss, found.seconds) == (12, 0.25, 1.5)
-    assert found.start_dice == 0.75
-    assert read_update(update(), 1.0, SHAPES, 2).start_dice is None
+    assert (found.start_dice, found.local_dice) == (0.75, 0.5)
+    bare = read_update(update(), 1.0, SHAPES, 2)
+    assert (bare.start_dice, bare.local_dice) == (None, None)
 
 
 @pytest.mark.parametrize("read", READERS)
@@ -185,6 +186,7 @@ def test_every_number_is_needed(key: str) -> None:
         ("num_examples", [1, 2], r"num-examples is \[1, 2\], expected a number"),
         ("loss", math.nan, "loss is nan, expected a finite number"),
         ("start_dice", 1.5, "start-dice is 1.5, expected a Dice between 0 and 1"),
+        ("local_dice", -0.5, "local-dice is -0.5, expected a Dice between 0 and 1"),
         ("start_dice", math.nan, "start-dice is nan, expected a finite number"),
     ],
 )

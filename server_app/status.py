@@ -1,0 +1,103 @@
+"""``status.json``: where a run stands, for whoever watches it from outside."""
+
+import json
+import os
+import socket
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from common.files import write_text
+
+RUNNING, FINISHED, FAILED = "running", "finished", "failed"
+
+
+@dataclass(frozen=True)
+class Status:
+    """Where a run stands.
+
+    Attributes
+    ----------
+    state
+        ``running``, ``finished`` or ``failed``.
+    rounds
+        How many the run is to have.
+    round, phase
+        What is going on: ``gather``, ``rate base``, ``train``, ``validate``, ``test``.
+    started, since
+        When the run and the phase began, in seconds of Unix time.
+    host, pid
+        The server's process. One that is gone from its own host without a last word was killed.
+    error
+        Why the run failed.
+    """
+
+    rounds: int
+    state: str = RUNNING
+    round: int = 0
+    phase: str = "gather"
+    started: float = 0.0
+    since: float = 0.0
+    host: str = ""
+    pid: int = 0
+    error: str = ""
+
+    def killed(self) -> bool:
+        """Say whether the server's process is gone without a last word; only its host can know."""
+        if self.state != RUNNING or self.host != socket.gethostname():
+            return False
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return True
+        except OSError:
+            return False
+        return False
+
+
+class StatusFile:
+    """Keeps the file as the run goes on.
+
+    Parameters
+    ----------
+    path
+        Of ``status.json``.
+    rounds
+        How many the run is to have.
+    """
+
+    def __init__(self, path: Path, rounds: int) -> None:
+        self.path = path
+        now = time.time()
+        self.status = Status(
+            rounds, started=now, since=now, host=socket.gethostname(), pid=os.getpid()
+        )
+        self._write()
+
+    def phase(self, server_round: int, phase: str) -> None:
+        """Note that a phase begins."""
+        self._update(round=server_round, phase=phase)
+
+    def finish(self) -> None:
+        """Note that the run is over and well."""
+        self._update(state=FINISHED, phase="")
+
+    def fail(self, error: BaseException) -> None:
+        """Note that the run is over and why."""
+        self._update(state=FAILED, error=str(error) or type(error).__name__)
+
+    def _update(self, **changes: Any) -> None:
+        self.status = replace(self.status, since=time.time(), **changes)
+        self._write()
+
+    def _write(self) -> None:
+        write_text(self.path, json.dumps(asdict(self.status)) + "\n")
+
+
+def read_status(path: Path) -> Status | None:
+    """Return what the file says; None where there is none or it is of another kind."""
+    try:
+        return Status(**json.loads(path.read_text("utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None

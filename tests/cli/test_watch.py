@@ -1,0 +1,136 @@
+"""What is shown of a run is what its files say."""
+
+import io
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from rich.console import Console
+from typer.testing import CliRunner
+
+from cli.watch import Snapshot, follow, headline, round_line, take_snapshot, view, watch
+from server_app.run_dir import RunDir
+from server_app.status import Status, StatusFile
+from strategies.state import RoundRecord
+from tests.server_app.test_run_dir import state
+
+
+def entry(**facts: Any) -> dict[str, Any]:
+    return {"rank": 8, "examples": 40, "loss": 0.25, "weight": 1.0, "bytes_up": 2**20, **facts}
+
+
+def play_round(folder: RunDir, number: int, dice: float) -> None:
+    sites = {
+        "GE": entry(validation=dice, previous=dice - 0.0125, weight=0.8),
+        "[red]Siemens": entry(validation=0.5, previous=0.75, bytes_down=2**21),
+    }
+    refused = [{"site": "Philips", "phase": "train", "reason": "no answer"}]
+    folder.save_round(state(number), RoundRecord(number, 0.2, sites, refused, {"train": 10.0}))
+
+
+def shown(snapshot: Snapshot, width: int = 110) -> str:
+    console = Console(file=io.StringIO(), width=width, record=True)
+    console.print(view(snapshot, Path("run")))
+    return console.export_text()
+
+
+def test_the_view_has_every_site_with_its_last_round_and_its_traffic(tmp_path: Path) -> None:
+    folder = RunDir(tmp_path)
+    status = StatusFile(folder.status, rounds=4)
+    play_round(folder, 1, 0.6)
+    play_round(folder, 2, 0.7)
+    status.phase(3, "train")
+    text = shown(take_snapshot(tmp_path))
+    assert "round 3/4 · train for 0:00 · about 0:20 left" in text
+    (ge,) = (line for line in text.splitlines() if line.startswith("GE"))
+    row = "GE 2 8 40 0.250 0.7000 +0.0125 0.800 2.00 0.00"
+    assert ge.split() == row.split()
+    (siemens,) = (line for line in text.splitlines() if line.startswith("[red]Siemens"))
+    assert siemens.split()[-4:] == ["-0.2500", "1.000", "2.00", "4.00"]
+    assert "round 2: Philips left out of train: no answer" in text
+
+
+def test_time_left_counts_what_the_round_has_taken() -> None:
+    history = [{"round": t, "seconds": {"train": 60.0}} for t in (0, 1, 2)]
+    status = Status(rounds=4, round=3, phase="train", since=100.0, pid=os.getpid())
+    assert Snapshot(status, history, now=115.0).seconds_left() == 105
+    assert Snapshot(status, history, now=1000.0).seconds_left() == 60
+    assert Snapshot(status, history[:1], now=115.0).seconds_left() is None
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "over"),
+    [
+        (None, "no run here yet, waiting", False),
+        (
+            Status(4, round=0, phase="gather", host="far"),
+            "before round 1 · waiting for sites",
+            False,
+        ),
+        (Status(4, "finished", started=10.0, since=135.0), "finished: 4 rounds in 2:05", True),
+        (Status(4, "failed", 3, error="too few sites"), "failed in round 3: too few sites", True),
+    ],
+)
+def test_the_headline_says_how_it_stands(status: Status | None, text: str, over: bool) -> None:
+    snapshot = Snapshot(status, [], now=200.0)
+    assert headline(snapshot).startswith(text)
+    assert snapshot.over is over
+
+
+def test_a_round_in_a_line_names_penalties_silent_sites_and_refusals() -> None:
+    line = {
+        "round": 7,
+        "sites": {"GE": {"validation": 0.5, "weight": 0.75}, "Philips": {"bytes_down": 3}},
+        "refused": [{"site": "Philips", "phase": "train", "reason": "no answer"}],
+    }
+    assert round_line(line) == (
+        "round 7: validation Dice GE 0.5000 (weight 0.75), Philips silent; "
+        "Philips left out of train: no answer"
+    )
+
+
+def test_plain_lines_follow_a_run_to_its_end(tmp_path: Path) -> None:
+    folder = RunDir(tmp_path)
+
+    def run() -> None:
+        status = StatusFile(folder.status, rounds=3)
+        for number in (1, 2, 3):
+            status.phase(number, "train")
+            play_round(folder, number, 0.5 + number / 10)
+        status.finish()
+
+    out = io.StringIO()
+    runner = threading.Thread(target=run)
+    runner.start()
+    follow(tmp_path, Console(file=out, width=200), every_s=0.01)
+    runner.join()
+    lines = out.getvalue().splitlines()
+    rounds = [line.split(":")[0] for line in lines if line.startswith("round ") and "Dice" in line]
+    assert rounds == ["round 1", "round 2", "round 3"]
+    assert lines[-1].startswith("finished: 3 rounds")
+
+
+def test_a_terminal_gets_a_live_table(tmp_path: Path) -> None:
+    folder = RunDir(tmp_path)
+    play_round(folder, 1, 0.5)
+    StatusFile(folder.status, rounds=1).finish()
+    out = io.StringIO()
+    follow(tmp_path, Console(file=out, width=110, force_terminal=True), every_s=0.01)
+    assert "finished: 1 rounds" in out.getvalue()
+    assert "Siemens" in out.getvalue()
+
+
+def test_the_exit_status_says_whether_the_run_went_well(tmp_path: Path) -> None:
+    app = typer.Typer()
+    app.command()(watch)
+    status = StatusFile(tmp_path / "status.json", rounds=2)
+    assert CliRunner().invoke(app, [str(tmp_path), "--once"]).exit_code == 0
+    status.fail(ValueError("disk full"))
+    result = CliRunner().invoke(app, [str(tmp_path)])
+    assert result.exit_code == 1
+    assert "disk full" in result.output
+    status.finish()
+    assert CliRunner().invoke(app, [str(tmp_path)]).exit_code == 0

@@ -1,0 +1,63 @@
+"""A run says where it stands, and that it stands no more."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from server_app.status import Status, StatusFile, read_status
+
+
+def status_of(path: Path) -> Status:
+    status = read_status(path)
+    assert status is not None
+    return status
+
+
+def test_the_file_follows_the_run(tmp_path: Path) -> None:
+    path = tmp_path / "status.json"
+    file = StatusFile(path, rounds=20)
+    begun = status_of(path)
+    assert (begun.state, begun.rounds, begun.round) == ("running", 20, 0)
+    file.phase(3, "train")
+    training = status_of(path)
+    assert (training.state, training.round, training.phase) == ("running", 3, "train")
+    assert training.started == begun.started <= training.since
+    file.finish()
+    over = status_of(path)
+    assert (over.state, over.round) == ("finished", 3)
+
+
+def test_a_failure_says_why(tmp_path: Path) -> None:
+    file = StatusFile(tmp_path / "status.json", rounds=2)
+    file.fail(ValueError("too few sites"))
+    status = status_of(file.path)
+    assert (status.state, status.error) == ("failed", "too few sites")
+
+
+def test_a_killed_run_is_told_from_a_live_one(tmp_path: Path) -> None:
+    path = tmp_path / "status.json"
+    StatusFile(path, rounds=2)
+    alive = status_of(path)
+    assert alive.pid == os.getpid()
+    assert not alive.killed()
+    code = (
+        "import os, sys; from pathlib import Path; from server_app.status import StatusFile;"
+        "StatusFile(Path(sys.argv[1]), rounds=2); os._exit(9)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(path)], check=False)
+    dead = status_of(path)
+    assert dead.host == socket.gethostname()
+    assert dead.killed()
+    path.write_text(path.read_text().replace(f'"{dead.host}"', '"elsewhere"'))
+    far = status_of(path)
+    assert not far.killed()
+
+
+def test_no_file_or_another_ones_is_no_status(tmp_path: Path) -> None:
+    path = tmp_path / "status.json"
+    assert read_status(path) is None
+    for text in ("", "[]", '{"state": "running"}', '{"colour": 1}'):
+        path.write_text(text)
+        assert read_status(path) is None
