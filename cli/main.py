@@ -11,6 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from cli import scoring
+from cli.audit import audit
+from cli.certificates import authority, site_key
+from cli.join import join
 from cli.progress import progress
 from cli.shared import AdapterFile, BaseFile, ConfigFile, DataFolder, console
 from cli.watch import watch
@@ -29,7 +32,8 @@ app = typer.Typer(
 CaseChoice = Literal["all", "train", "val", "test"]
 
 
-app.command()(watch)
+for command in (watch, join, audit, authority, site_key):
+    app.command()(command)
 
 
 @app.callback()

@@ -9,14 +9,14 @@ from flwr.clientapp import ClientApp
 from flwr.common import log
 
 from client_app.evaluation import Scores
-from client_app.site import Site, SiteSettings, open_site
-from common import lora, records
+from client_app.guard import CANNOT, UNEXPECTED, failure, guard, layer_shapes
+from client_app.settings import LimitError, SiteSettings
+from client_app.site import Site, open_site
+from common import records
 from common.adapter import Adapter
-from common.config import RunConfig
 from common.errors import UserError
-from common.model import build_unet
 
-app = ClientApp()
+app = ClientApp(mods=[guard])
 
 Handler = Callable[[Site, "Order"], RecordDict]
 
@@ -37,19 +37,12 @@ class Order:
         if self._arrays is None:
             return None
         assert isinstance(self._arrays, ArrayRecord)
-        shapes = lora.layer_shapes(_skeleton(self.config))
+        shapes = layer_shapes(self.config)
         try:
             scale = self.config.model.alpha_per_rank
             return records.record_to_adapter(self._arrays, scale, shapes, self.rank)
         except ValueError as error:
             raise UserError(f"the server's adapter cannot be used: {error}") from None
-
-
-def _skeleton(config: RunConfig) -> torch.nn.Module:
-    """Return the model without memory for its weights."""
-    with torch.device("meta"):
-        model: torch.nn.Module = build_unet(config.model.channels())
-    return model
 
 
 def _answer(message: Message, context: Context, handler: Handler) -> Message:
@@ -58,24 +51,25 @@ def _answer(message: Message, context: Context, handler: Handler) -> Message:
     Error texts name files and patients. They leave the process only in a simulation, where the
     server's user is the site's as well.
     """
+    simulated = "partition-id" in context.node_config
     try:
         order = Order(message)
         if order.config.train.threads:
             torch.set_num_threads(order.config.train.threads)
-        site = open_site(SiteSettings.from_node(context.node_config), order.config)
+        settings = SiteSettings.from_node(context.node_config)
+        settings.check(message.metadata.message_type, order.config, order.rank)
+        site = open_site(settings, settings.applied(order.config))
         content = handler(site, order)
+    except LimitError as error:
+        log(ERROR, "%s", error)
+        content = failure(str(error))
     except UserError as error:
         log(ERROR, "%s", error)
-        simulated = "partition-id" in context.node_config
-        content = _failure(str(error) if simulated else "it cannot; the site's own log says why")
+        content = failure(str(error) if simulated else CANNOT)
     except Exception as error:
         log(ERROR, "unexpected error", exc_info=error)
-        content = _failure(f"{type(error).__name__}; the site's own log says where")
+        content = failure(f"{UNEXPECTED} ({type(error).__name__})" if simulated else UNEXPECTED)
     return Message(content, reply_to=message)
-
-
-def _failure(reason: str) -> RecordDict:
-    return RecordDict({records.CONFIG: ConfigRecord({records.ERROR: reason})})
 
 
 @app.query("describe")
@@ -86,6 +80,8 @@ def describe(message: Message, context: Context) -> Message:
         facts = site.describe()
         who = ConfigRecord({"site": facts.name, "base-sha256": facts.base_sha256})
         counts = {f"{split}-cases": n for split, n in facts.cases.items()}
+        if facts.max_rank:
+            counts["max-rank"] = facts.max_rank
         metrics = MetricRecord({"train-examples": facts.train_slices, **counts})
         return RecordDict({records.CONFIG: who, records.METRICS: metrics})
 

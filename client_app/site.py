@@ -12,6 +12,7 @@ from client_app import demo
 from client_app.datasets import Case, group_by_site, read_cases
 from client_app.evaluation import Scores, evaluate
 from client_app.preprocessing import Volume, load_volume, volumes
+from client_app.settings import SiteSettings
 from client_app.splits import SPLITS, Split, split_cases
 from client_app.training import Trainer, training_slices
 from common import lora
@@ -19,61 +20,7 @@ from common.adapter import Adapter
 from common.config import RunConfig
 from common.errors import UserError
 from common.model import file_sha256, load_base
-from common.options import Value
 from common.seeding import derive_seed
-
-
-@dataclass(frozen=True)
-class SiteSettings:
-    """What is a fact about the site and not about the run, from its node configuration.
-
-    Attributes
-    ----------
-    name
-        Value of the column that splits the data, as the site's name; empty in simulation, where
-        ``partition`` counts the names of the folder.
-    partition, partitions
-        This node's number and how many there are, in simulation.
-    data_dir, base_model
-        Take the place of the run's keys of the same name where given.
-    """
-
-    name: str = ""
-    partition: int | None = None
-    partitions: int | None = None
-    data_dir: str = ""
-    base_model: str = ""
-
-    @classmethod
-    def from_node(cls, node: Mapping[str, Value]) -> "SiteSettings":
-        """Parse a SuperNode's configuration.
-
-        Raises
-        ------
-        UserError
-            A key is unknown, a number is none, or neither a site nor a partition is given.
-        """
-        known = {"site", "data-dir", "base-model", "partition-id", "num-partitions"}
-        if unknown := sorted(set(node) - known):
-            raise UserError(
-                f"node config: unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}"
-            )
-        if not node.get("site") and "partition-id" not in node:
-            raise UserError("node config: found no 'site', expected the name of this site's data")
-        return cls(
-            name=str(node.get("site", "")),
-            partition=_count(node, "partition-id"),
-            partitions=_count(node, "num-partitions"),
-            data_dir=str(node.get("data-dir", "")),
-            base_model=str(node.get("base-model", "")),
-        )
-
-
-def _count(node: Mapping[str, Value], key: str) -> int | None:
-    value = node.get(key)
-    if value is None or (type(value) is int and value >= 0):
-        return value
-    raise UserError(f"node config: {key}: found {value!r}, expected a whole number of at least 0")
 
 
 @dataclass(frozen=True)
@@ -84,6 +31,7 @@ class Description:
     base_sha256: str
     train_slices: int
     cases: Mapping[Split, int]
+    max_rank: int
 
 
 @dataclass(frozen=True)
@@ -115,6 +63,7 @@ class Site:
     """
 
     def __init__(self, settings: SiteSettings, config: RunConfig) -> None:
+        self.settings = settings
         self.config = config
         data = settings.data_dir or config.data.data_dir
         base = settings.base_model or config.base_model
@@ -143,7 +92,9 @@ class Site:
         """Say who this is; the base file is checked against the model on the way."""
         self.model()
         counts: dict[Split, int] = {split: len(self.cases[split]) for split in SPLITS}
-        return Description(self.name, self.base_sha256, len(self.slices), counts)
+        return Description(
+            self.name, self.base_sha256, len(self.slices), counts, self.settings.max_rank
+        )
 
     def model(self) -> BasicUNet:
         """Return the frozen base model, without an adapter."""

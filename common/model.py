@@ -39,6 +39,12 @@ def build_unet(features: tuple[int, ...]) -> BasicUNet:
     )
 
 
+def skeleton(features: tuple[int, ...]) -> BasicUNet:
+    """Return the U-Net without memory for its weights: its layers' names and shapes."""
+    with torch.device("meta"):
+        return build_unet(features)
+
+
 def save_base(model: torch.nn.Module, path: Path) -> str:
     """Write the model's weights as safetensors and return the file's SHA-256."""
     tensors = {name: value.contiguous() for name, value in model.state_dict().items()}

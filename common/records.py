@@ -59,7 +59,7 @@ def record_to_adapter(
     """
     tensors = {}
     for name, array in record.items():
-        value = _decoded(name, array)
+        value = decoded(name, array)
         if value.dtype != np.float32:
             raise ValueError(f"{name} is {value.dtype}, expected float32")
         if not np.isfinite(value).all():
@@ -84,13 +84,19 @@ def payload_bytes(record: ArrayRecord) -> int:
 
 def _nbytes(array: Array) -> int:
     try:
-        return _decoded("", array).nbytes
+        return decoded("", array).nbytes
     except ValueError:
         return len(array.data)
 
 
-def _decoded(name: str, array: Array) -> NDArray[Any]:
-    """Return an array's values. Its bytes are a stranger's: all that is wrong is a ValueError."""
+def decoded(name: str, array: Array) -> NDArray[Any]:
+    """Return an array's values.
+
+    Raises
+    ------
+    ValueError
+        Its bytes, which are a stranger's, are not those of an array.
+    """
     try:
         value = array.numpy()  # Flower reads numpy's format without its pickles
     except Exception as error:  # from EOFError to MemoryError, as the bytes will have it

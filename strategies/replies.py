@@ -99,6 +99,9 @@ def read_description(message: Message) -> Mapping[str, object]:
     for key, kind in (("site", str), ("base-sha256", str), ("train-examples", int)):
         if not isinstance(facts.get(key), kind):
             raise ReplyError(f"{key} is {facts.get(key)!r}, expected a {kind.__name__}")
+    limit = facts.get("max-rank", 1)
+    if not isinstance(limit, int) or limit < 1:
+        raise ReplyError(f"max-rank is {limit!r}, expected a whole number of at least 1")
     if facts["train-examples"] < 1:  # type: ignore[operator]
         raise ReplyError("the site has no training examples")
     return facts

@@ -41,6 +41,12 @@ class Site:
     base_sha256: str
     facts: Mapping[str, object]
 
+    @property
+    def max_rank(self) -> int | None:
+        """The highest rank that the site's own limits allow; None where there is no limit."""
+        value = self.facts.get("max-rank")
+        return value if isinstance(value, int) else None
+
 
 class Roster:
     """The sites of a run by node, refreshed as nodes come and go.
@@ -116,8 +122,12 @@ class Roster:
         )
 
     def rank(self, site: Site) -> int:
-        """Return the site's rank; one that joins later gets that of the smallest site."""
-        return self.ranks.get(site.name, min(self.ranks.values()))
+        """Return the site's rank, within its own limit.
+
+        One that joins later gets that of the smallest site.
+        """
+        rank = self.ranks.get(site.name, min(self.ranks.values()))
+        return rank if site.max_rank is None else min(rank, site.max_rank)
 
     def _meet(self, grid: Grid, connected: set[int], new: list[int]) -> None:
         content = RecordDict({records.CONFIG: records.config_to_record(self.config)})

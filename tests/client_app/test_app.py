@@ -7,7 +7,8 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 
 from client_app.app import app
-from client_app.site import Site, SiteSettings
+from client_app.settings import SiteSettings
+from client_app.site import Site
 from common import records
 from common.adapter import Adapter
 from common.config import RunConfig
@@ -22,8 +23,18 @@ SCORES = {
     for structure in ("LV", "MYO", "RV", "mean")
 }
 RANK = 3
-HOSPITAL: dict[str, Value] = {"site": "GE"}
 SIMULATED: dict[str, Value] = {"partition-id": 0, "num-partitions": 3}
+
+
+def hospital(config: RunConfig, **limits: Value) -> dict[str, Value]:
+    """Return a hospital's node configuration."""
+    return {
+        "site": "GE",
+        "data-dir": config.data.data_dir,
+        "base-model": config.base_model,
+        "cache-dir": config.data.cache_dir,
+        **{key.replace("_", "-"): value for key, value in limits.items()},
+    }
 
 
 def ask(
@@ -31,11 +42,14 @@ def ask(
     config: RunConfig,
     adapter: Adapter | None = None,
     *,
-    node: dict[str, Value] = HOSPITAL,
+    node: dict[str, Value] | None = None,
     rank: int = RANK,
     more: dict[str, Value] | None = None,
 ) -> RecordDict:
-    """Send a message to the app as Flower does; return what is in its reply."""
+    """Send a message to the app as Flower does; return what is in its reply.
+
+    Without ``node`` the site is a hospital with the data and base model of ``config``.
+    """
     order = records.config_to_record(
         config, **{"server-round": 1, "site-rank": rank}, **(more or {})
     )
@@ -43,6 +57,7 @@ def ask(
     if adapter is not None:
         content[records.ADAPTER] = records.adapter_to_record(adapter)
     message = Message(content, dst_node_id=7, message_type=kind)
+    node = hospital(config) if node is None else node
     context = Context(run_id=1, node_id=7, node_config=node, state=RecordDict(), run_config={})
     reply = app(message, context)
     assert not reply.has_error()
@@ -233,7 +248,51 @@ def test_what_nobody_foresaw_is_an_answer_too_and_says_no_more_than_its_kind(
         raise ZeroDivisionError("patient 007")
 
     monkeypatch.setattr(Site, "score", fail)
-    for node in (HOSPITAL, SIMULATED):
+    for node, kind in ((None, False), (SIMULATED, True)):
         error = failure(ask(records.VALIDATE, site_config, node=node))
-        assert "ZeroDivisionError" in error
+        assert "unexpected error" in error
+        assert ("ZeroDivisionError" in error) is kind
         assert "007" not in error
+
+
+def test_a_server_does_not_say_where_a_hospitals_files_are(
+    tmp_path: Path, site_config: RunConfig
+) -> None:
+    elsewhere = RunConfig.from_flat(
+        {
+            **site_config.to_flat(),
+            "data-dir": str(tmp_path / "others"),
+            "base-model": str(tmp_path / "other.safetensors"),
+            "cache-dir": str(tmp_path / "cache"),
+        }
+    )
+    own = ask(records.DESCRIBE, site_config)
+    assert ask(records.DESCRIBE, elsewhere, node=hospital(site_config)) == own
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "limits", "words"),
+    [
+        (records.TRAIN, {"max_rank": 2}, "rank 3 is asked, this site allows 2"),
+        (records.TRAIN, {"max_local_epochs": 1}, "2 epochs are asked, this site allows 1"),
+        (records.TEST, {"serves": "train,validate"}, "this site does not serve test"),
+        (records.TRAIN, {"serves": "validate"}, "this site does not serve train"),
+    ],
+)
+def test_a_site_keeps_to_its_own_limits_and_says_which(
+    site_config: RunConfig,
+    make_adapter: MakeAdapter,
+    kind: str,
+    limits: dict[str, Value],
+    words: str,
+) -> None:
+    config = RunConfig.from_flat({**site_config.to_flat(), "local-epochs": 2})
+    node = hospital(config, **limits)
+    assert failure(ask(kind, config, make_adapter(RANK), node=node)) == words
+
+
+def test_within_its_limits_a_site_serves(site_config: RunConfig, make_adapter: MakeAdapter) -> None:
+    node = hospital(site_config, max_rank=RANK, max_local_epochs=1, serves="train")
+    assert records.ADAPTER in ask(records.TRAIN, site_config, make_adapter(RANK), node=node)
+    assert metrics(ask(records.DESCRIBE, site_config, node=node))["max-rank"] == RANK

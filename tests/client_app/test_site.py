@@ -8,7 +8,8 @@ import torch
 
 from client_app.datasets import read_cases
 from client_app.preprocessing import load_frame
-from client_app.site import Site, SiteSettings
+from client_app.settings import SiteSettings
+from client_app.site import Site
 from client_app.splits import SPLITS, split_cases
 from common.adapter import Adapter
 from common.config import RunConfig

@@ -94,6 +94,7 @@ class FakeSite:
     start_dice: Dice = 0.5
     sha256: str = SHA
     chatty: bool = False
+    max_rank: int | None = None
     faults: dict[tuple[int, str], Fault] = field(default_factory=dict)
     uploads: dict[int, Adapter] = field(default_factory=dict)
 
@@ -119,6 +120,8 @@ class FakeSite:
         if kind == records.DESCRIBE:
             who = ConfigRecord({"site": self.name, "base-sha256": self.sha256})
             facts = MetricRecord({"train-examples": self.examples, "train-cases": 2})
+            if self.max_rank is not None:
+                facts["max-rank"] = self.max_rank
             return RecordDict({records.CONFIG: who, records.METRICS: facts})
         arrays = message.content.get(records.ADAPTER)
         adapter = None

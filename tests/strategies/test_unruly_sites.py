@@ -416,3 +416,19 @@ def test_a_reply_from_a_node_that_was_not_asked_is_ignored() -> None:
     assert outcome.refused(1) == {("Philips", "train"): "no answer"}
     assert sorted(outcome.weights(1)) == ["GE", "Siemens"]
     assert set(SHAPES) == set(outcome.states[1].adapter.layers)
+
+
+def test_a_site_gets_no_higher_rank_than_it_allows() -> None:
+    sites = [*two_sites(), FakeSite("Philips", 10, STEADY, max_rank=3)]
+    config = make_config(ranks="4,4,2")
+    outcome = play(config, FakeGrid(nodes(*sites)))
+    ranks = [entry["rank"] for _, entry in sorted(outcome.history[1].sites.items())]
+    assert ranks == [4, 3, 2]
+    assert outcome.refused(1) == {}
+
+
+@pytest.mark.parametrize("limit", [0, -4])
+def test_a_limit_that_is_no_rank_is_refused(limit: int) -> None:
+    sites = [*two_sites(), FakeSite("Philips", 10, STEADY, max_rank=limit)]
+    outcome = play(make_config(), FakeGrid(nodes(*sites)))
+    assert [f"max-rank is {limit}" in reason for reason in outcome.refused(0).values()] == [True]

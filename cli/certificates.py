@@ -1,0 +1,149 @@
+"""``rate-my-lora authority`` and ``rate-my-lora site-key``: what TLS and authentication need.
+
+Elliptic-curve keys (P-384) and X.509 certificates, as ``openssl`` and ``ssh-keygen`` make them;
+with these commands nobody has to remember their options.
+"""
+
+import base64
+import hashlib
+import ipaddress
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
+from cryptography.x509.oid import NameOID
+
+from cli.shared import console
+from common.errors import UserError
+from common.files import replace_file
+
+AUTHORITY_DAYS = 3650
+CLOCK_SKEW = timedelta(minutes=5)
+"""Certificates are valid from a little before now: hospitals' clocks differ."""
+
+
+def authority(
+    out: Annotated[Path, typer.Argument(help="Folder for ca.pem, ca.key, server.pem, server.key.")],
+    host: Annotated[
+        list[str], typer.Option("--host", help="Name or address that sites connect to; repeat it.")
+    ],
+    days: Annotated[int, typer.Option(min=1, help="Validity of the server's certificate.")] = 365,
+) -> None:
+    """Make a certificate authority and the SuperLink's certificate, or renew the latter."""
+    ca_key, ca = _authority(out)
+    key = ec.generate_private_key(ec.SECP384R1())
+    certificate = _certificate(host[0], key, ca.subject, ca_key, days, hosts=host)
+    write_private(out / "server.key", _pem(key))
+    _write_public(out / "server.pem", certificate.public_bytes(Encoding.PEM))
+    until = certificate.not_valid_after_utc.date()
+    console.print(f"{out / 'ca.pem'}: for every site (root-certificates)")
+    console.print(f"{out / 'server.pem'}, server.key: for the SuperLink, valid until {until}")
+    console.print(f"{out / 'ca.key'}: keep it offline; it signs the next server certificate")
+
+
+def site_key(
+    out: Annotated[Path, typer.Argument(help="Private key to write; OUT.pub is the public half.")],
+) -> None:
+    """Make the key that a site proves itself with; only OUT.pub leaves the site."""
+    if out.exists():
+        raise UserError(f"{out}: exists already; a key that is registered must not be lost")
+    key = ec.generate_private_key(ec.SECP384R1())
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
+    public = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
+    write_private(out, private)
+    _write_public(out.with_name(out.name + ".pub"), public + b"\n")
+    console.print(f"{out}.pub: send it to the coordinator, {_fingerprint(public)}")
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Write a file that its owner alone can read."""
+    with replace_file(path) as temporary:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+
+
+def _write_public(path: Path, content: bytes) -> None:
+    with replace_file(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def _authority(folder: Path) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
+    """Return the folder's certificate authority; a new one where there is none."""
+    certificate_path, key_path = folder / "ca.pem", folder / "ca.key"
+    if certificate_path.is_file() and key_path.is_file():
+        try:
+            ca = x509.load_pem_x509_certificate(certificate_path.read_bytes())
+            key = load_pem_private_key(key_path.read_bytes(), password=None)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{folder}: ca.pem or ca.key cannot be read ({error})") from None
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise UserError(f"{key_path}: found another kind of key, expected an elliptic curve's")
+        return key, ca
+    if certificate_path.is_file() or key_path.is_file():
+        raise UserError(f"{folder}: has only one of ca.pem and ca.key, expected both or none")
+    key = ec.generate_private_key(ec.SECP384R1())
+    name = _name("Rate-My-LoRA federation")
+    ca = _certificate("Rate-My-LoRA federation", key, name, key, AUTHORITY_DAYS, hosts=())
+    write_private(key_path, _pem(key))
+    _write_public(certificate_path, ca.public_bytes(Encoding.PEM))
+    return key, ca
+
+
+def _certificate(
+    subject: str,
+    key: ec.EllipticCurvePrivateKey,
+    issuer: x509.Name,
+    issuer_key: ec.EllipticCurvePrivateKey,
+    days: int,
+    hosts: "list[str] | tuple[str, ...]",
+) -> x509.Certificate:
+    """Sign a certificate; without ``hosts`` that of an authority."""
+    now = datetime.now(UTC)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(_name(subject))
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - CLOCK_SKEW)
+        .not_valid_after(now + timedelta(days=days))
+        .add_extension(x509.BasicConstraints(ca=not hosts, path_length=None), critical=True)
+    )
+    if hosts:
+        names = x509.SubjectAlternativeName([_general_name(host) for host in hosts])
+        builder = builder.add_extension(names, critical=False)
+    return builder.sign(issuer_key, hashes.SHA384())
+
+
+def _general_name(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
+
+
+def _name(common: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common[:64])])
+
+
+def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def _fingerprint(public: bytes) -> str:
+    """Return a public key's fingerprint as ``ssh-keygen -lf`` prints it."""
+    digest = hashlib.sha256(base64.b64decode(public.split()[1])).digest()
+    return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")

@@ -1,0 +1,190 @@
+"""``rate-my-lora join``: a hospital's part in a federation, from one file of settings."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from cli.shared import console
+from client_app.runner import Runner, wait_until_ready
+from client_app.settings import SiteSettings
+from client_app.site import Site
+from common.config import RunConfig
+from common.errors import UserError
+from common.options import Value, checked, option
+from server_app.settings import read_toml
+
+STOP_S = 10.0
+
+
+@dataclass(frozen=True)
+class Connection:
+    """The keys of a site's file that are about the network; the others are its node config."""
+
+    superlink: str = ""
+    """``host:port`` of the coordinator's SuperLink, the one connection that is made outward."""
+    root_certificates: str = ""
+    """Certificate authority that the SuperLink's certificate is checked against."""
+    private_key: str = ""
+    """The site's own key; its public half is registered at the SuperLink."""
+    insecure: bool = False
+    """Whether to go without TLS and key: for trying out on one machine only."""
+    local_port: int = option(9094, low=1, high=65535)
+    """Port on the loopback interface between the SuperNode and the app."""
+    health: str = ""
+    """``host:port`` of the SuperNode's gRPC health service; empty for none."""
+
+    def check(self, source: Path) -> None:
+        """Check that the connection can be made and its files are there.
+
+        Raises
+        ------
+        UserError
+            A key is missing, stands against another, or names a file that is not there.
+        """
+        if not self.superlink:
+            raise UserError(f"{source}: found no 'superlink', expected host:port")
+        files = {"root-certificates": self.root_certificates, "private-key": self.private_key}
+        for key, value in files.items():
+            if self.insecure and value:
+                raise UserError(f"{source}: {key} and insecure = true exclude each other")
+            if not self.insecure and not value:
+                raise UserError(
+                    f"{source}: found no {key!r}; it is needed unless insecure = true is set"
+                )
+            if value and not Path(value).expanduser().is_file():
+                raise UserError(f"{source}: {key}: {value}: no such file")
+
+    def command(self, node: Mapping[str, Value]) -> list[str]:
+        """Return the command of the SuperNode with its node configuration."""
+        words = [str(Path(sys.executable).with_name("flower-supernode"))]
+        words += ["--superlink", self.superlink, "--isolation", "process"]
+        words += ["--clientappio-api-address", self.local_address]
+        if self.insecure:
+            words += ["--insecure"]
+        else:
+            words += ["--root-certificates", str(Path(self.root_certificates).expanduser())]
+            words += ["--auth-supernode-private-key", str(Path(self.private_key).expanduser())]
+        if self.health:
+            words += ["--health-server-address", self.health]
+        pairs = (f"{key}={_toml(value)}" for key, value in node.items())
+        return [*words, "--node-config", " ".join(pairs)]
+
+    @property
+    def local_address(self) -> str:
+        """Where the SuperNode and the app meet."""
+        return f"127.0.0.1:{self.local_port}"
+
+
+def read_site(path: Path) -> tuple[Connection, dict[str, Value]]:
+    """Read a site's file.
+
+    Returns
+    -------
+    connection : Connection
+    node : dict
+        The node configuration, checked.
+
+    Raises
+    ------
+    UserError
+        The file cannot be read, or a key or value is wrong.
+    """
+    flat = read_toml(path)
+    specs = {spec.name.replace("_", "-"): spec for spec in fields(Connection)}
+    own = {
+        specs[key].name: checked(key, value, specs[key], str(path))
+        for key, value in flat.items()
+        if key in specs
+    }
+    node = {key: value for key, value in flat.items() if key not in specs}
+    for key, value in node.items():
+        if isinstance(value, str) and '"' in value:
+            raise UserError(f"{path}: {key}: found a double quote, which Flower cannot pass on")
+    try:
+        SiteSettings.from_node(node)
+    except UserError as error:
+        known = ", ".join(sorted(specs))
+        raise UserError(f"{path}: {error} (and of the connection: {known})") from None
+    connection = Connection(**own)  # type: ignore[arg-type]
+    connection.check(path)
+    return connection, node
+
+
+def join(
+    file: Annotated[Path, typer.Argument(help="TOML file of the site.", metavar="SITE.toml")],
+    check: Annotated[
+        bool, typer.Option("--check", help="Read the file and the data, then leave.")
+    ] = False,
+) -> None:
+    """Take part in a federation as a site until told to stop.
+
+    Starts a SuperNode and answers its messages with this installed version of the app; code that
+    comes with a run is not executed.
+    """
+    connection, node = read_site(file)
+    settings = SiteSettings.from_node(node)
+    if check:
+        _check_data(settings)
+        return
+    signal.signal(signal.SIGTERM, _leave)
+    with tempfile.TemporaryDirectory(prefix="rate-my-lora-") as home:
+        environment = {"FLWR_HOME": home, **os.environ, "FLWR_TELEMETRY_ENABLED": "0"}
+        supernode = subprocess.Popen(_bound_to_us(connection.command(node)), env=environment)  # noqa: S603
+
+        def alive() -> bool:
+            return supernode.poll() is None
+
+        try:
+            if wait_until_ready(connection.local_address, alive):
+                Runner(connection.local_address).serve(alive)
+        except KeyboardInterrupt:
+            return
+        finally:
+            _end(supernode)
+    if supernode.returncode:
+        raise UserError(
+            f"the SuperNode for {connection.superlink} ended with status {supernode.returncode}; "
+            "its last lines say why"
+        )
+
+
+def _check_data(settings: SiteSettings) -> None:
+    site = Site(settings, settings.applied(RunConfig()))
+    counts = ", ".join(f"{len(cases)} {split}" for split, cases in site.cases.items())
+    console.print(f"{site.name}: {counts} cases, {len(site.slices)} training slices")
+    console.print(f"{site.base_model}: SHA-256 {site.base_sha256}")
+
+
+def _leave(number: int, _: FrameType | None) -> None:
+    """Let SIGTERM end the process by an exception, so that the SuperNode ends with it."""
+    sys.exit(0)
+
+
+def _bound_to_us(command: list[str]) -> list[str]:
+    """Let the command end when this process is killed, where util-linux is there to see to it."""
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeathsig", "TERM", "--", *command] if setpriv else command
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    process.terminate()
+    try:
+        process.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _toml(value: Value) -> str:
+    return json.dumps(value, ensure_ascii=False)

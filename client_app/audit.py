@@ -1,0 +1,137 @@
+"""The site's own log of every message that comes in and goes out."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Message, RecordDict
+from flwr.common.inflatable import get_all_nested_objects
+
+from common import records
+from common.errors import UserError
+from common.files import finite
+
+IN, OUT = "in", "out"
+PASSED = "passed"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a message belongs to: the run, the round and what is asked for."""
+
+    run: int
+    server_round: int
+    kind: str
+
+
+def describe(content: RecordDict) -> dict[str, Any]:
+    """Return what a message carries, fit for JSON.
+
+    Returns
+    -------
+    dict
+        ``arrays``: name, shape, dtype, bytes and SHA-256 of each; ``metrics`` and ``config``:
+        names and values; ``payload_bytes``: of the arrays' values; ``message_bytes``: of all
+        objects as Flower sends them; ``sha256``: of the whole content.
+    """
+    arrays, payload = [], 0
+    for key, record in sorted(content.array_records.items()):
+        payload += records.payload_bytes(record)
+        for name, array in record.items():
+            arrays.append(
+                {
+                    "name": f"{key}/{name}",
+                    "shape": list(array.shape),
+                    "dtype": array.dtype,
+                    "bytes": len(array.data),
+                    "sha256": hashlib.sha256(array.data).hexdigest(),
+                }
+            )
+    objects = get_all_nested_objects(content)
+    return {
+        "arrays": arrays,
+        "metrics": {key: dict(record) for key, record in content.metric_records.items()},
+        "config": {key: dict(record) for key, record in content.config_records.items()},
+        "payload_bytes": payload,
+        "message_bytes": sum(len(item.deflate()) for item in objects.values()),
+        "sha256": content.object_id,
+    }
+
+
+class AuditLog:
+    """Appends a line for every message; each is on the disk before the message goes on.
+
+    Parameters
+    ----------
+    path
+        JSON lines; only ever appended to.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def write(self, request: Request, direction: str, verdict: str, message: Message) -> None:
+        """Add a message.
+
+        Parameters
+        ----------
+        request
+            What it belongs to.
+        direction
+            ``in`` or ``out``.
+        verdict
+            ``passed``, or why it was refused.
+        message
+            What came or was about to leave.
+
+        Raises
+        ------
+        UserError
+            The log cannot be written; then nothing may leave.
+        """
+        content = (
+            {"error": message.error.reason} if message.has_error() else describe(message.content)
+        )
+        line = {
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "run": str(request.run),
+            "round": request.server_round,
+            "kind": request.kind,
+            "direction": direction,
+            "verdict": verdict,
+            **content,
+        }
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(finite(line), default=repr) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be written ({error.strerror})") from None
+
+
+def read_audit(path: Path) -> Iterator[Mapping[str, Any]]:
+    """Yield the lines of a log.
+
+    Raises
+    ------
+    UserError
+        The file is missing or a line is not one of ours.
+    """
+    try:
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                try:
+                    entry = json.loads(line)
+                    entry["direction"], entry["verdict"], entry["kind"]
+                except (ValueError, KeyError, TypeError):
+                    raise UserError(f"{path}: line {number} is not an audit line") from None
+                yield entry
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot read the file ({error})") from None

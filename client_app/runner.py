@@ -1,0 +1,118 @@
+"""Runs the site's own, installed app for a SuperNode, in one process.
+
+Flower's default is to run the code that the coordinator sends with every run, in a new process a
+message. A hospital reviews and installs a version instead, so with
+``flower-supernode --isolation process`` this takes Flower's place: it asks the SuperNode for work
+on the loopback interface, answers with the app of this package, and leaves the code that came with
+the run unopened. The run must be of the installed version. As the process stays, the libraries
+are loaded once and not for every message.
+"""
+
+import time
+from collections.abc import Callable
+from importlib import metadata
+from logging import ERROR, INFO
+
+import grpc
+from flwr.app import Message
+from flwr.clientapp.typing import ClientAppCallable
+from flwr.common import log
+from flwr.common.grpc import create_channel
+from flwr.proto.appio_pb2 import ListAppsToLaunchRequest, RequestTokenRequest
+from flwr.proto.clientappio_pb2_grpc import ClientAppIoStub
+from flwr.supercore.heartbeat import HeartbeatSender, make_app_heartbeat_fn_grpc
+from flwr.supernode.runtime.run_clientapp import pull_appinputs, push_appoutputs
+
+from client_app.app import app
+from client_app.guard import failure, guard
+from client_app.site import open_site
+
+PACKAGE = "rate-my-lora"
+POLL_S = 0.5
+
+
+class Runner:
+    """Answers a SuperNode's messages, one after the other.
+
+    Parameters
+    ----------
+    address
+        ``host:port`` of the SuperNode's ClientAppIo API.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.channel = create_channel(server_address=address, insecure=True)
+        self.stub = ClientAppIoStub(self.channel)
+        self.run_id: int | None = None
+
+    def serve(self, alive: Callable[[], bool]) -> None:
+        """Work until ``alive`` says that the SuperNode has ended."""
+        while alive():
+            try:
+                if not self.step():
+                    time.sleep(POLL_S)
+            except grpc.RpcError as error:  # it starts, ends or has forgotten the message
+                log(ERROR, "SuperNode: %s", _reason(error))
+                time.sleep(POLL_S)
+        self.channel.close()
+
+    def step(self) -> bool:
+        """Answer one message; False when there is none."""
+        candidates = self.stub.ListAppsToLaunch(ListAppsToLaunchRequest()).run_ids
+        if not candidates:
+            return False
+        token = self.stub.RequestToken(RequestTokenRequest(run_id=candidates[0])).token
+        if not token:
+            return False
+        heartbeat = HeartbeatSender(make_app_heartbeat_fn_grpc(self.stub, token))
+        heartbeat.start()
+        try:
+            message, context, run, _ = pull_appinputs(stub=self.stub, token=token)
+            if run.run_id != self.run_id:  # the site's data may have changed since the last run
+                open_site.cache_clear()
+                self.run_id = run.run_id
+            wrong = version_error(run.fab_id, run.fab_version)
+            reply = guard(message, context, _refuse(wrong)) if wrong else app(message, context)
+            push_appoutputs(stub=self.stub, token=token, message=reply, context=context)
+        finally:
+            heartbeat.stop()
+        return True
+
+
+def version_error(app_id: str, version: str) -> str:
+    """Say what is wrong when a run is of another app or version than the installed one."""
+    installed = metadata.version(PACKAGE)
+    same = app_id.rpartition("/")[2] == PACKAGE
+    if same and version == installed:
+        return ""
+    found = f"version {version}" if same else "another app"
+    return f"the run is of {found}, this site has version {installed}"
+
+
+def _refuse(reason: str) -> ClientAppCallable:
+    """Return an app that answers every message with ``reason``."""
+    log(ERROR, "%s", reason)
+    return lambda message, _: Message(failure(reason), reply_to=message)
+
+
+def wait_until_ready(address: str, alive: Callable[[], bool]) -> bool:
+    """Wait until something listens at an address; False when ``alive`` says there is no hope."""
+    channel = create_channel(server_address=address, insecure=True)
+    try:
+        while alive():
+            try:
+                grpc.channel_ready_future(channel).result(timeout=1.0)
+            except grpc.FutureTimeoutError:
+                continue
+            log(INFO, "SuperNode is ready")
+            return True
+        return False
+    finally:
+        channel.close()
+
+
+def _reason(error: grpc.RpcError) -> str:
+    """Return what a person needs of a gRPC error."""
+    code = error.code() if isinstance(error, grpc.Call) else None
+    details = error.details() if isinstance(error, grpc.Call) else str(error)
+    return f"{code.name if code else 'error'}: {details}"

@@ -1,0 +1,138 @@
+"""What is a fact about the site and not about the run: its data, its files and its limits."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+
+from common import records
+from common.config import RunConfig
+from common.errors import UserError
+from common.options import Value, checked, option
+
+REQUESTS = {records.TRAIN: "train", records.VALIDATE: "validate", records.TEST: "test"}
+"""What a server may ask for, as the ``serves`` key names it."""
+
+RENAMED = {"site": "name", "partition-id": "partition", "num-partitions": "partitions"}
+"""Flower's and people's names of fields."""
+
+
+class LimitError(UserError):
+    """The server asks for more than the site allows; the text names numbers only and may leave."""
+
+
+@dataclass(frozen=True)
+class SiteSettings:
+    """A SuperNode's own configuration. What is set here, no server can override."""
+
+    name: str = ""
+    """Node key ``site``: value of the column that splits the data, as the site's name; empty in
+    simulation, where ``partition`` counts the names of the folder."""
+    partition: int | None = None
+    partitions: int | None = None
+    """This node's number and how many there are, in simulation: ``partition-id`` and
+    ``num-partitions``."""
+    data_dir: str = ""
+    """Folder in ACDC or M&Ms-2 layout. A server never says where a hospital's files are: over a
+    network the run's ``data-dir``, ``base-model`` and ``cache-dir`` count for nothing."""
+    base_model: str = ""
+    """Base file."""
+    cache_dir: str = "runs/cache"
+    """Where prepared volumes are kept."""
+    split_by: str = ""
+    """Column that tells the sites of the folder apart; empty to take the run's."""
+    audit_log: str = ""
+    """File that every message in and out is written to; empty for ``audit-SITE.jsonl`` in
+    ``cache-dir``."""
+    max_rank: int = option(0, low=0)
+    """Highest rank that the site trains with; the server is told and keeps to it. 0: no limit."""
+    max_local_epochs: int = option(0, low=0)
+    """Most epochs a round that the site trains for. 0: no limit."""
+    serves: str = "train,validate,test"
+    """What the site does when it is asked; a site that does not test keeps its test scores."""
+
+    @classmethod
+    def from_node(cls, node: Mapping[str, Value]) -> "SiteSettings":
+        """Parse a SuperNode's configuration.
+
+        Raises
+        ------
+        UserError
+            A key is unknown, a value is wrong, or neither a site nor a partition is given.
+        """
+        known = {_key(spec.name): spec for spec in fields(cls)}
+        if unknown := sorted(set(node) - set(known)):
+            raise UserError(
+                f"node config: unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}"
+            )
+        if not node.get("site") and "partition-id" not in node:
+            raise UserError("node config: found no 'site', expected the name of this site's data")
+        values = {}
+        for key, value in node.items():
+            spec = known[key]
+            counts = spec.name in ("partition", "partitions")
+            values[spec.name] = (
+                _count(key, value) if counts else checked(key, value, spec, "node config")
+            )
+        settings = cls(**values)  # type: ignore[arg-type]
+        if wrong := sorted(settings.served() - set(REQUESTS.values())):
+            raise UserError(
+                f"node config: serves: found {wrong[0]!r}, expected some of "
+                f"{', '.join(REQUESTS.values())}"
+            )
+        return settings
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the node is one of a simulation, on the machine of the run's own user."""
+        return self.partition is not None
+
+    def served(self) -> set[str]:
+        """Return what the site does when it is asked."""
+        return {word.strip() for word in self.serves.split(",") if word.strip()}
+
+    def audit_name(self) -> str:
+        """Return the name of the audit log where none is configured."""
+        return f"audit-{self.name.replace('/', '-')}.jsonl"
+
+    def applied(self, config: RunConfig) -> RunConfig:
+        """Return the run's configuration with the site's own facts in it."""
+        if self.simulated:
+            return config
+        data = replace(
+            config.data,
+            data_dir=self.data_dir,
+            cache_dir=self.cache_dir,
+            split_by=self.split_by or config.data.split_by,
+        )
+        return replace(config, data=data, base_model=self.base_model)
+
+    def check(self, kind: str, config: RunConfig, rank: int) -> None:
+        """Hold a request against the site's limits.
+
+        Raises
+        ------
+        LimitError
+            The site does not serve it, or it asks for too much.
+        """
+        request = REQUESTS.get(kind)
+        if request is not None and request not in self.served():
+            raise LimitError(f"this site does not serve {request}")
+        if request != "train":
+            return
+        if self.max_rank and rank > self.max_rank:
+            raise LimitError(f"rank {rank} is asked, this site allows {self.max_rank}")
+        epochs = config.train.local_epochs
+        if self.max_local_epochs and epochs > self.max_local_epochs:
+            raise LimitError(f"{epochs} epochs are asked, this site allows {self.max_local_epochs}")
+
+
+def _key(name: str) -> str:
+    for key, field in RENAMED.items():
+        if field == name:
+            return key
+    return name.replace("_", "-")
+
+
+def _count(key: str, value: Value) -> int:
+    if type(value) is int and value >= 0:
+        return value
+    raise UserError(f"node config: {key}: found {value!r}, expected a whole number of at least 0")

@@ -1,0 +1,63 @@
+"""A site's own configuration is checked, and its limits hold."""
+
+from pathlib import Path
+
+import pytest
+
+from client_app.settings import LimitError, SiteSettings
+from common import records
+from common.config import RunConfig
+from common.errors import UserError
+from common.options import Value
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("max-rank", -1, "expected at least 0"),
+        ("max-rank", "16", "expected a int"),
+        ("max-local-epochs", 1.5, "expected a int"),
+        ("serves", "train,everything", "serves: found 'everything'"),
+        ("data-dir", 3, "expected a str"),
+        ("max-ranks", 3, "unknown key 'max-ranks'"),
+    ],
+)
+def test_a_wrong_value_is_named(key: str, value: Value, words: str) -> None:
+    with pytest.raises(UserError, match=r"^node config: ") as error:
+        SiteSettings.from_node({"site": "GE", key: value})
+    assert words in str(error.value)
+    assert key in str(error.value)
+
+
+def test_the_sites_own_facts_take_the_place_of_the_runs() -> None:
+    run = RunConfig.from_flat({"data-dir": "/run", "base-model": "/run.b", "split-by": "CENTRE"})
+    own = SiteSettings.from_node({"site": "GE", "data-dir": "/own", "cache-dir": "/own/c"})
+    config = own.applied(run)
+    assert config.data.data_dir == "/own"
+    assert config.data.cache_dir == "/own/c"
+    assert config.base_model == ""
+    assert config.data.split_by == "CENTRE"
+    narrow = SiteSettings.from_node({"site": "GE", "split-by": "VENDOR"})
+    assert narrow.applied(run).data.split_by == "VENDOR"
+
+
+def test_in_a_simulation_the_run_says_where_the_data_are() -> None:
+    run = RunConfig.from_flat({"data-dir": "/run", "base-model": "/run.b"})
+    assert SiteSettings.from_node({"partition-id": 0}).applied(run) == run
+
+
+def test_limits_hold_for_what_they_are_about_and_nothing_else() -> None:
+    config = RunConfig.from_flat({"local-epochs": 3})
+    settings = SiteSettings.from_node({"site": "GE", "max-rank": 8, "max-local-epochs": 3})
+    settings.check(records.TRAIN, config, 8)
+    settings.check(records.TEST, config, 32)
+    settings.check(records.DESCRIBE, config, 0)
+    with pytest.raises(LimitError, match="rank 9 is asked, this site allows 8"):
+        settings.check(records.TRAIN, config, 9)
+    with pytest.raises(LimitError, match="4 epochs are asked, this site allows 3"):
+        settings.check(records.TRAIN, RunConfig.from_flat({"local-epochs": 4}), 8)
+
+
+def test_an_audit_log_stays_in_its_folder_whatever_the_site_is_called() -> None:
+    name = SiteSettings.from_node({"site": "../St. Anna/GE"}).audit_name()
+    assert Path(name).name == name
