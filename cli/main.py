@@ -14,6 +14,7 @@ from cli import scoring
 from cli.audit import audit
 from cli.certificates import authority, site_key
 from cli.join import join
+from cli.predict import predict
 from cli.progress import progress
 from cli.shared import AdapterFile, BaseFile, ConfigFile, DataFolder, console
 from cli.watch import watch
@@ -32,7 +33,7 @@ app = typer.Typer(
 CaseChoice = Literal["all", "train", "val", "test"]
 
 
-for command in (watch, join, audit, authority, site_key):
+for command in (predict, watch, join, audit, authority, site_key):
     app.command()(command)
 
 

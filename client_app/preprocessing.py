@@ -4,7 +4,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -12,18 +11,32 @@ from monai.transforms import Compose, Transform
 from torch import Tensor
 
 from client_app.datasets import Case
+from client_app.nifti import read_nifti
+from client_app.view import IMAGE_DOWN, IMAGE_RIGHT, in_plane_orientation, to_view, view_spacing_mm
 from client_app.volume_cache import VolumeCache, item_hash
 from common.errors import UserError
 from common.labels import NUM_CLASSES
 
+__all__ = [
+    "IMAGE_DOWN",
+    "IMAGE_RIGHT",
+    "VERSION",
+    "Volume",
+    "check_image",
+    "in_plane_orientation",
+    "load_frame",
+    "load_volume",
+    "network_size",
+    "network_slices",
+    "read_nifti",
+    "resample",
+    "resample_labels",
+    "standardise",
+    "volumes",
+]
+
 VERSION = 1
 """Part of the cache key; raise it when the meaning of what is cached changes."""
-
-# In-plane reference directions of the standard short-axis view: RV left, lungs above. The
-# affines of ACDC and M&Ms-2 hold the scanner's LPS axes (+x left, +y posterior, +z superior),
-# although NIfTI means RAS; measured on the published files.
-IMAGE_RIGHT = np.array([0.85, 0.5, 0.0])
-IMAGE_DOWN = np.array([-0.375, 0.375, -0.85])
 
 CLIP_PERCENTILES = (0.5, 99.5)
 
@@ -42,55 +55,6 @@ class Volume(dict[str, Tensor]):
     native_spacing_mm : float32 (3,)
         Spacing of that grid along (z, H, W).
     """
-
-
-def in_plane_orientation(affine: np.ndarray) -> np.ndarray:
-    """Find how to turn an array (i, j, k) so that its slices show the standard view.
-
-    Parameters
-    ----------
-    affine
-        (4, 4) of the NIfTI file. The third axis is taken to be the slice axis, as it is in every
-        short-axis data set; choosing it by the closest patient axis would go wrong at 45°.
-
-    Returns
-    -------
-    ndarray
-        A nibabel orientation (3, 2): the axis 0 of the result goes to the right of the view,
-        axis 1 goes down, axis 2 is unchanged.
-    """
-    directions = affine[:3, :2] / np.linalg.norm(affine[:3, :2], axis=0)
-    right, down = directions.T @ IMAGE_RIGHT, directions.T @ IMAGE_DOWN
-    if abs(right[0]) + abs(down[1]) >= abs(right[1]) + abs(down[0]):
-        return np.array([[0, np.sign(right[0]) or 1], [1, np.sign(down[1]) or 1], [2, 1]])
-    return np.array([[1, np.sign(down[0]) or 1], [0, np.sign(right[1]) or 1], [2, 1]])
-
-
-def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Read a 3-D NIfTI file.
-
-    Returns
-    -------
-    data : ndarray (i, j, k), float64
-    affine : ndarray (4, 4)
-
-    Raises
-    ------
-    UserError
-        The file cannot be read to its end, is not 3-D or its affine is degenerate.
-    """
-    try:
-        image = nib.load(path)
-        data = np.asarray(image.get_fdata(caching="unchanged"))
-        affine = np.asarray(image.affine)
-    except Exception as error:  # from EOFError to MemoryError, as the bytes will have it
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UserError(f"{path}: cannot be read as NIfTI ({reason})") from None
-    if data.ndim != 3 or 0 in data.shape:
-        raise UserError(f"{path}: has shape {data.shape}, expected three dimensions")
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-6:
-        raise UserError(f"{path}: the affine is degenerate, spacing and orientation are unknown")
-    return data, affine
 
 
 def load_frame(case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -112,10 +76,7 @@ def load_frame(case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     label, _ = read_nifti(case.label)
     if image.shape != label.shape:
         raise UserError(f"{case.label}: shape {label.shape} differs from the image's {image.shape}")
-    if bad := int(np.count_nonzero(~np.isfinite(image))):
-        raise UserError(f"{case.image}: {bad} values are NaN or infinite")
-    if image.min() == image.max():
-        raise UserError(f"{case.image}: every value is {image.flat[0]:g}, expected an image")
+    check_image(image, str(case.image))
     values = np.unique(label)
     if unknown := [f"{v:g}" for v in values if v not in case.label_map]:
         raise UserError(
@@ -125,16 +86,22 @@ def load_frame(case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     canonical = np.zeros(label.shape, np.uint8)
     for value in values:
         canonical[label == value] = case.label_map[int(value)]
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    orientation = in_plane_orientation(affine)
-    to_view = [int(np.flatnonzero(orientation[:, 0] == axis)[0]) for axis in (2, 1, 0)]
+    view = to_view(image, affine).astype(np.float32)
+    return view, to_view(canonical, affine), view_spacing_mm(affine)
 
-    def turn(array: np.ndarray) -> np.ndarray:
-        turned: np.ndarray = nib.orientations.apply_orientation(array, orientation)
-        view: np.ndarray = turned.transpose(2, 1, 0)  # (right, down, k) -> (z, H, W)
-        return np.ascontiguousarray(view)
 
-    return turn(image).astype(np.float32), turn(canonical), spacing[to_view].astype(np.float32)
+def check_image(image: np.ndarray, name: str) -> None:
+    """Refuse intensities that nothing can be seen in.
+
+    Raises
+    ------
+    UserError
+        A value is not finite or all are equal; the message begins with ``name``.
+    """
+    if bad := int(np.count_nonzero(~np.isfinite(image))):
+        raise UserError(f"{name}: {bad} values are NaN or infinite")
+    if image.min() == image.max():
+        raise UserError(f"{name}: every value is {image.flat[0]:g}, expected an image")
 
 
 def standardise(image: np.ndarray) -> np.ndarray:
@@ -163,6 +130,27 @@ def network_size(size: Sequence[int], spacing_mm: Sequence[float], target_mm: fl
     return [max(1, round(n * mm / target_mm)) for n, mm in zip(size, spacing_mm, strict=True)]
 
 
+def network_slices(view: np.ndarray, native_mm: np.ndarray, spacing_mm: float) -> Tensor:
+    """Return what the network sees of a frame.
+
+    Parameters
+    ----------
+    view
+        (z, H, W) float32 intensities in the standard view.
+    native_mm
+        (3,) its spacing along (z, H, W).
+    spacing_mm
+        In-plane spacing of the network's grid.
+
+    Returns
+    -------
+    Tensor
+        (z, 1, h, w) float32, standardised over the frame.
+    """
+    size = network_size(view.shape[1:], native_mm[1:].tolist(), spacing_mm)
+    return resample(torch.from_numpy(standardise(view))[:, None], size)
+
+
 class _Prepare(Transform):  # type: ignore[misc]
     """Read one case and prepare it; the deterministic part that is cached."""
 
@@ -179,11 +167,11 @@ class _Prepare(Transform):  # type: ignore[misc]
             {},
         )
         image, label, native_mm = load_frame(case)
-        size = network_size(image.shape[1:], native_mm[1:].tolist(), self.spacing_mm)
+        slices = network_slices(image, native_mm, self.spacing_mm)
         native_label = torch.from_numpy(label)
         return {
-            "image": resample(torch.from_numpy(standardise(image))[:, None], size),
-            "label": resample_labels(native_label, size)[:, None],
+            "image": slices,
+            "label": resample_labels(native_label, slices.shape[-2:])[:, None],
             "native_label": native_label,
             "native_spacing_mm": torch.from_numpy(native_mm),
         }

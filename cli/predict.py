@@ -1,0 +1,96 @@
+"""``rate-my-lora predict``: labels, volumes and function of a hospital's own images."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from cli.measurements import CaseRow, FrameRow, function_table, save_tables
+from cli.predicting import How, case_row, draw, frame_rows, segment_item
+from cli.progress import progress
+from cli.scoring import load_model
+from cli.shared import AdapterFile, BaseFile, ConfigFile, console
+from client_app.datasets import ACDC_LABELS, MNMS_LABELS
+from client_app.nifti import count_frames
+from client_app.prediction import write_segmentation
+from client_app.studies import find_studies
+from common.errors import UserError
+from common.labels import NUM_CLASSES
+from server_app.settings import load_config
+
+Numbering = Literal["canonical", "mnms", "acdc"]
+LABEL_MAPS: dict[Numbering, Mapping[int, int]] = {
+    "canonical": {label: label for label in range(NUM_CLASSES)},
+    "mnms": MNMS_LABELS,
+    "acdc": ACDC_LABELS,
+}
+
+
+def predict(
+    images: Annotated[
+        list[Path], typer.Argument(metavar="IN...", help="NIfTI files, or folders of them.")
+    ],
+    base: BaseFile,
+    out: Annotated[Path, typer.Option(help="Folder to write; what is there is overwritten.")],
+    adapter: AdapterFile = None,
+    config: ConfigFile = None,
+    labels: Annotated[
+        Numbering, typer.Option(help="Numbers of LV, MYO and RV: 1 2 3, or 3 2 1 as in ACDC.")
+    ] = "canonical",
+    largest_component: Annotated[
+        bool, typer.Option("--largest-component", help="Keep only each structure's largest part.")
+    ] = False,
+    any_spacing: Annotated[
+        bool, typer.Option("--any-spacing", help="Take spacings that look wrong as they are.")
+    ] = False,
+    pictures: Annotated[bool, typer.Option(help="Draw outlines on slices.")] = True,
+) -> None:
+    """Segment short-axis frames and cines; measure volumes and ejection fraction.
+
+    IN is a NIfTI file (.nii or .nii.gz) of three axes, or four where the last is time, or a
+    folder in which such files are searched.
+    """
+    settings = load_config(config)
+    model = load_model(base, adapter, settings)
+    device, spacing_mm = settings.train.torch_device(), settings.data.spacing_mm
+    how = How(model, spacing_mm, device, largest_component, any_spacing)
+    studies = find_studies(images)
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: is a file, expected a folder to write to")
+    total = sum(count_frames(item.path) for study in studies for item in study.items)
+    done = refused = 0
+    frames: list[FrameRow] = []
+    rows: list[CaseRow] = []
+
+    with progress(console) as report:
+
+        def advance(count: int = 1) -> None:
+            nonlocal done
+            done += count
+            report("segmenting frames", done, total, 0.0)
+
+        for study in studies:
+            files = []
+            for item in study.items:
+                try:
+                    file = segment_item(item, how, advance)
+                except UserError as error:
+                    refused += 1
+                    console.print(f"Refused: {error}")
+                    advance(count_frames(item.path))
+                    continue
+                label_file = out / f"{item.name}_seg.nii.gz"
+                write_segmentation(file.scan, file.labels, LABEL_MAPS[labels], label_file)
+                files.append(file)
+            if files:
+                frames += frame_rows(study, files)
+                rows.append(case_row(study, files))
+                save_tables(frames, rows, out)
+            if files and pictures:
+                draw(study, files, out)
+    if rows:
+        console.print(function_table(rows))
+        console.print(f"{out}: labels, volumes.csv, function.csv")
+    if refused:
+        raise UserError(f"{refused} of {sum(len(s.items) for s in studies)} files were refused")
