@@ -13,6 +13,7 @@ from rich.table import Table
 from cli import scoring
 from cli.audit import audit
 from cli.certificates import authority, site_key
+from cli.check import check
 from cli.join import join
 from cli.predict import predict
 from cli.progress import progress
@@ -33,7 +34,7 @@ app = typer.Typer(
 CaseChoice = Literal["all", "train", "val", "test"]
 
 
-for command in (predict, watch, join, audit, authority, site_key):
+for command in (check, predict, watch, join, audit, authority, site_key):
     app.command()(command)
 
 

@@ -1,0 +1,173 @@
+"""The command ``check``: tables, files, and the status it ends with."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import typer
+from click.testing import Result
+from PIL import Image
+from typer.testing import CliRunner
+
+from cli.check import check
+from client_app.inspection import inspect, sheet
+from client_app.inspection.findings import CODES
+from client_app.inspection.inspect import inspect_folder
+from client_app.inspection.thumbnails import SIDE
+from client_app.pictures import PAPER
+from common.errors import UserError
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run() -> Run:
+    """Return what runs the command in this process."""
+    app = typer.Typer()
+    app.command()(check)
+
+    def run(*words: object) -> Result:
+        result = CliRunner().invoke(app, [*map(str, words), "--jobs", "1"])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    return run
+
+
+@pytest.fixture
+def folder(phantom_dir: Path, tmp_path: Path) -> Path:
+    """Return a copy of five patients in ACDC's layout."""
+    return Path(shutil.copytree(phantom_dir / "acdc", tmp_path / "acdc"))
+
+
+def label_of(folder: Path, patient: int) -> Path:
+    return sorted((folder / "training" / f"patient{patient:03d}").glob("*_gt.nii.gz"))[0]
+
+
+def with_warning(folder: Path) -> None:
+    image = nib.load(label_of(folder, 2))
+    image.set_sform(np.eye(4))
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj), np.eye(4)), label_of(folder, 2))
+
+
+def with_error(folder: Path) -> None:
+    label_of(folder, 3).write_bytes(b"")
+
+
+def test_a_clean_folder_ends_with_0_even_when_strict(run: Run, folder: Path) -> None:
+    result = run(folder, "--strict")
+    assert result.exit_code == 0
+    assert "5 patients, 10 cases: nothing found" in result.stdout
+
+
+def test_warnings_count_only_when_strict_and_errors_always(run: Run, folder: Path) -> None:
+    with_warning(folder)
+    assert run(folder).exit_code == 0
+    result = run(folder, "--strict")
+    assert result.exit_code == 1
+    assert "affine-differs" in result.stdout
+    assert "1 warning" in result.stdout
+    with_error(folder)
+    result = run(folder, "--strict")
+    assert result.exit_code == 2
+    assert "1 error, 1 warning" in result.stdout
+
+
+def test_what_is_no_data_folder_is_an_error_for_people(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such data folder"):
+        run(tmp_path / "nowhere")
+
+
+def test_json_holds_findings_cases_and_scanners(run: Run, folder: Path, tmp_path: Path) -> None:
+    with_error(folder)
+    out = tmp_path / "out" / "report.json"
+    run(folder, "--json", out)
+    report = json.loads(out.read_text())
+    (finding,) = report["findings"]
+    assert (finding["severity"], finding["code"]) == ("error", "file-unreadable")
+    assert finding["case"] == "patient003 ED"
+    assert finding["file"] == label_of(folder, 3).name
+    assert report["counts"] == {"error": 1, "warning": 0, "info": 0}
+    assert len(report["cases"]) == 10
+    by_case = {case["case"]: case for case in report["cases"]}
+    assert by_case["patient003 ED"]["volumes_ml"] is None
+    assert by_case["patient003 ED"]["findings"] == ["file-unreadable"]
+    fine = by_case["patient001 ED"]
+    assert fine["findings"] == []
+    assert fine["spacing_mm"] == [1.5, 1.5, 10]
+    assert fine["volumes_ml"]["LV"] > 20
+    (row,) = report["scanners"]
+    assert (row["patients"], row["frames"]) == (5, 10)
+    assert row["slices"] == sum(case["shape"][2] for case in report["cases"])
+
+
+def test_the_scanners_of_every_site_have_their_row(phantom_dir: Path) -> None:
+    rows = inspect_folder(phantom_dir / "mnms2").scanners
+    assert [(row.site, row.scanner, row.patients) for row in rows] == [
+        ("GE", "SIGNA EXCITE 1.5", 4),
+        ("Philips", "Achieva 1.5", 5),
+        ("Siemens", "Avanto 1.5", 6),
+    ]
+    assert [row.in_plane_mm for row in rows] == [(1.6, 1.6), (1.2, 1.2), (1.35, 1.35)]
+
+
+def test_a_fault_of_the_whole_export_does_not_fill_the_screen(run: Run, folder: Path) -> None:
+    for path in folder.rglob("*_gt.nii.gz"):
+        path.write_bytes(b"")
+    result = run(folder)
+    assert result.stdout.count("file-unreadable") == 8 + 1
+    assert "2 more" in result.stdout
+
+
+def test_the_sheets_have_a_panel_for_every_case(
+    run: Run, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sheet, "PANELS", 4)
+    with_error(folder)
+    image = label_of(folder, 4).with_name(label_of(folder, 4).name.replace("_gt", ""))
+    image.unlink()
+    run(folder, "--sheets", tmp_path / "sheets")
+    pages = sorted((tmp_path / "sheets").iterdir())
+    assert [page.name for page in pages] == ["sheet-all-2.png", "sheet-all-3.png", "sheet-all.png"]
+    shown = sum(panels(np.asarray(Image.open(page))) for page in pages)
+    assert shown == 10
+
+
+def panels(page: np.ndarray) -> int:
+    """Count the panels of a page of one row: none is as dark as the paper between them."""
+    below_caption = page[18 : 18 + SIDE]
+    paper = (below_caption == PAPER).all(axis=(0, 2))
+    starts = np.flatnonzero(paper[:-1] & ~paper[1:])
+    return len(starts)
+
+
+def test_processes_report_the_same_as_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_error(folder)
+    monkeypatch.setattr(inspect, "FEW_CASES", 0)
+    done: list[tuple[int, int]] = []
+    two = inspect_folder(folder, jobs=2, progress=lambda *step: done.append(step))
+    assert two.as_dict() == inspect_folder(folder).as_dict()
+    assert done == [(number, 10) for number in range(1, 11)]
+
+
+def test_a_case_that_nobody_thought_of_does_not_stop_the_others(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = 0
+
+    def fails_once(*_: object) -> list[tuple[str, str]]:
+        nonlocal seen
+        seen += 1
+        if seen == 3:
+            raise ZeroDivisionError("a surprise")
+        return []
+
+    monkeypatch.setattr("client_app.inspection.grid.check_grid", fails_once)
+    inspection = inspect_folder(folder)
+    assert [(f.code, f.case) for f in inspection.findings] == [("check-failed", "patient002 ED")]
+    assert CODES["check-failed"] == "error"
