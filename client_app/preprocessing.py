@@ -199,7 +199,7 @@ def volumes(cases: Iterable[Case], spacing_mm: float, cache_dir: Path | None) ->
             "image": str(case.image),
             "label": str(case.label),
             "label_map": {str(value): label for value, label in case.label_map.items()},
-            "stamp": [_stamp(case.image), _stamp(case.label)],
+            "stamp": [stamp(case.image), stamp(case.label)],
             "prepare": [VERSION, spacing_mm],
         }
         for case in cases
@@ -226,6 +226,7 @@ def load_volume(dataset: VolumeCache, index: int) -> Volume:
         raise cause from None
 
 
-def _stamp(path: Path) -> list[int]:
+def stamp(path: Path) -> list[int]:
+    """Return a file's size and time of change, which tell it from one that took its place."""
     status = path.stat()
     return [status.st_size, status.st_mtime_ns]

@@ -2,15 +2,15 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
-from client_app.datasets import read_cases
+from client_app.datasets import Case, read_cases
 from client_app.evaluation import Scores, evaluate
-from client_app.preprocessing import Volume, load_volume, volumes
+from client_app.preprocessing import Volume, load_volume, stamp, volumes
 from client_app.splits import split_patients
 from client_app.training import Trainer, training_slices
 from common.config import RunConfig
@@ -60,7 +60,7 @@ def pretrain(data_dir: Path, out: Path, config: RunConfig, report: Report) -> tu
     steps = epochs * -(-len(slices) // config.train.batch_size)
     trainer = Trainer(model, config.train, config.train.pretrain_learning_rate, anneal_steps=steps)
     partial = out.with_name(f"{out.name}.partial")
-    key = _key(config, [case.name for case in cases])
+    key = _key(config, cases)
     for epoch in range(_restore(trainer, partial, key), epochs):
 
         def progress(step: int, steps_of_epoch: int, loss: float, epoch: int = epoch) -> None:
@@ -74,10 +74,11 @@ def pretrain(data_dir: Path, out: Path, config: RunConfig, report: Report) -> tu
     return sha256, evaluate(model, unseen, trainer.device, hd95=False)
 
 
-def _key(config: RunConfig, cases: list[str]) -> str:
+def _key(config: RunConfig, cases: Sequence[Case]) -> str:
     """Fingerprint of all that the weights depend on."""
+    files = [[case.name, stamp(case.image), stamp(case.label)] for case in cases]
     content = [config.model.features, asdict(config.train), config.seed, config.data.spacing_mm]
-    content += [config.data.split_seed, cases]
+    content += [config.data.split_seed, files]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 

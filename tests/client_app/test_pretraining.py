@@ -1,5 +1,6 @@
 """Pretraining that is interrupted, resumed, and refused."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,17 @@ def test_changed_settings_begin_again(
     interrupted_at(8, hearts, out, config)
     changed = RunConfig.from_flat({**config.to_flat(), **change})
     assert unbroken(hearts, out, changed) == unbroken(hearts, tmp_path / "other", changed)
+
+
+def test_a_case_that_was_replaced_begins_again(
+    tmp_path: Path, hearts: Path, config: RunConfig
+) -> None:
+    folder, out = tmp_path / "hearts", tmp_path / "base"
+    shutil.copytree(hearts, folder)
+    interrupted_at(8, folder, out, config)
+    for study in sorted((folder / "dataset").iterdir()):
+        shutil.copyfile(study / f"{study.name}_SA_ES.nii.gz", study / f"{study.name}_SA_ED.nii.gz")
+    assert unbroken(folder, out, config) == unbroken(folder, tmp_path / "other", config)
 
 
 def test_what_is_left_is_the_base_alone_and_it_is_whole(
