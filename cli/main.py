@@ -14,6 +14,7 @@ from cli import scoring
 from cli.audit import audit
 from cli.certificates import authority, site_key
 from cli.check import check
+from cli.export import export
 from cli.join import join
 from cli.predict import predict
 from cli.progress import progress
@@ -34,7 +35,7 @@ app = typer.Typer(
 CaseChoice = Literal["all", "train", "val", "test"]
 
 
-for command in (check, predict, watch, join, audit, authority, site_key):
+for command in (check, predict, export, watch, join, audit, authority, site_key):
     app.command()(command)
 
 

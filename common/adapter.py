@@ -8,11 +8,10 @@ from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from common.errors import UserError
-from common.files import replace_file
+from common.tensor_files import write_tensors
 
 
 class Factors(NamedTuple):
@@ -124,9 +123,7 @@ class Adapter:
 def save_adapter(adapter: Adapter, path: Path, notes: Mapping[str, str] | None = None) -> None:
     """Write an adapter as safetensors, with its scale and any ``notes`` in the metadata."""
     metadata = {**(notes or {}), "scale": json.dumps(adapter.scale)}
-    tensors = {name: value.contiguous() for name, value in adapter.tensors().items()}
-    with replace_file(path) as temporary:
-        save_file(tensors, temporary, metadata=metadata)
+    write_tensors(path, adapter.tensors(), metadata)
 
 
 def load_adapter(path: Path) -> tuple[Adapter, dict[str, str]]:

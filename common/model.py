@@ -1,16 +1,17 @@
 """The base model: MONAI's U-Net, its file and its fingerprint."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from monai.networks.nets import BasicUNet
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from common.errors import UserError
-from common.files import replace_file
 from common.labels import NUM_CLASSES
+from common.tensor_files import write_tensors
 
 DOWNSAMPLING = 16
 """The U-Net halves its input four times, so slices are padded to a multiple of this."""
@@ -45,11 +46,9 @@ def skeleton(features: tuple[int, ...]) -> BasicUNet:
         return build_unet(features)
 
 
-def save_base(model: torch.nn.Module, path: Path) -> str:
-    """Write the model's weights as safetensors and return the file's SHA-256."""
-    tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
-    with replace_file(path) as temporary:
-        save_file(tensors, temporary)
+def save_base(model: torch.nn.Module, path: Path, notes: Mapping[str, str] | None = None) -> str:
+    """Write the model's weights as safetensors, ``notes`` beside; return the file's SHA-256."""
+    write_tensors(path, model.state_dict(), notes)
     return file_sha256(path)
 
 

@@ -14,13 +14,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from common.adapter import Adapter
 from common.errors import UserError
-from common.files import replace_file, write_text
+from common.files import write_text
 from common.lora import layer_shapes, target_layers
+from common.tensor_files import write_tensors
 
 CONFIG_FILE = "adapter_config.json"
 TENSOR_FILE = "adapter_model.safetensors"
@@ -70,8 +71,7 @@ def save_peft(adapter: Adapter, model: nn.Module, folder: Path) -> None:
         # (r, c_in·k·k) -> (r, c_in, k, k) and (c_out, r) -> (c_out, r, 1, 1)
         tensors[f"{PREFIX}{name}.lora_A.weight"] = A.contiguous().view(-1, *kernel)
         tensors[f"{PREFIX}{name}.lora_B.weight"] = B.contiguous()[:, :, None, None]
-    with replace_file(folder / TENSOR_FILE) as temporary:
-        save_file(tensors, temporary, metadata={"format": "pt"})
+    write_tensors(folder / TENSOR_FILE, tensors, {"format": "pt"})
     config = {
         **PLAIN,
         "r": adapter.rank,

@@ -3,9 +3,12 @@
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors import safe_open
 
 from common.errors import UserError
 from common.files import replace_file, write_text
+from common.tensor_files import write_tensors
 
 
 def fail_half_way(path: Path) -> None:
@@ -50,6 +53,19 @@ def test_a_block_that_writes_nothing_is_an_error_and_leaves_the_old_file(tmp_pat
 def test_folders_are_made(tmp_path: Path) -> None:
     write_text(tmp_path / "a" / "b" / "file", "λ = 0.2")
     assert (tmp_path / "a" / "b" / "file").read_bytes() == "λ = 0.2".encode()
+
+
+def test_tensors_are_whole_with_their_notes_and_for_whoever_may_read_the_folder(
+    tmp_path: Path,
+) -> None:
+    path, plain = tmp_path / "tensors", tmp_path / "plain"
+    plain.touch()
+    value = torch.arange(6.0).view(2, 3).T  # not contiguous
+    write_tensors(path, {"x": value}, {"site": "GE"})
+    with safe_open(path, framework="pt") as file:
+        assert torch.equal(file.get_tensor("x"), value)
+        assert file.metadata() == {"site": "GE"}
+    assert path.stat().st_mode == plain.stat().st_mode
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
