@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -27,6 +27,9 @@ STYLES = {"error": "bold red", "warning": "yellow", "info": "cyan"}
 
 def check(
     data: Annotated[Path, typer.Argument(metavar="DIR", help="Folder in ACDC or M&Ms-2 layout.")],
+    affine_axes: Annotated[
+        Literal["LPS", "RAS"], typer.Option(help="What the affines hold; dcm2niix writes RAS.")
+    ] = "LPS",
     split_by: Annotated[
         str | None, typer.Option(help="Column whose values are the sites.", show_default="VENDOR")
     ] = None,
@@ -47,6 +50,7 @@ def check(
     with progress(console) as report:
         inspection = inspect_folder(
             data,
+            affine_axes=affine_axes,
             split_by=split_by,
             split_seed=split_seed,
             jobs=jobs or len(os.sched_getaffinity(0)),

@@ -93,7 +93,7 @@ def evaluate(
     """Score a base model, with or without an adapter, on every case of a folder."""
     settings = load_config(config)
     model = scoring.load_model(base, adapter, settings)
-    groups = scoring.site_groups(data, split_by)
+    groups = scoring.site_groups(data, split_by, settings.data.affine_axes)
     split = None if cases == "all" else cases
     with progress(console) as report:
         scores = scoring.score_folder(model, groups, split, settings, report)

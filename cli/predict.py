@@ -54,7 +54,8 @@ def predict(
     settings = load_config(config)
     model = load_model(base, adapter, settings)
     device, spacing_mm = settings.train.torch_device(), settings.data.spacing_mm
-    how = How(model, spacing_mm, device, largest_component, any_spacing)
+    axes = settings.data.affine_axes
+    how = How(model, spacing_mm, device, largest_component, any_spacing, axes)
     studies = find_studies(images)
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: is a file, expected a folder to write to")

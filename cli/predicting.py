@@ -24,6 +24,7 @@ class How:
     device: torch.device
     largest: bool
     any_spacing: bool
+    axes: str
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def segment_item(item: Item, how: How, advance: Callable[[], None]) -> Segmented
     UserError
         The file is refused, see :func:`read_scan`.
     """
-    scan = read_scan(item.path, any_spacing=how.any_spacing)
+    scan = read_scan(item.path, any_spacing=how.any_spacing, axes=how.axes)
     labels = segment(
         how.model, scan, how.spacing_mm, how.device, largest=how.largest, advance=advance
     )

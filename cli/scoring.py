@@ -38,7 +38,7 @@ def load_model(base: Path, adapter: Path | None, config: RunConfig) -> torch.nn.
     return model
 
 
-def site_groups(data: Path, column: str | None) -> dict[str, list[Case]]:
+def site_groups(data: Path, column: str | None, axes: str = "LPS") -> dict[str, list[Case]]:
     """Return the cases of a folder by site; ``all`` where nothing says whose they are.
 
     Raises
@@ -46,7 +46,7 @@ def site_groups(data: Path, column: str | None) -> dict[str, list[Case]]:
     UserError
         The folder cannot be read, or its csv lacks a column that was asked for.
     """
-    cases = read_cases(data)
+    cases = read_cases(data, axes)
     if column is None:
         column = DEFAULT_COLUMN
         if any(column not in case.info for case in cases):

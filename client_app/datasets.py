@@ -9,7 +9,7 @@ M&Ms-2    official layout: ``dataset_information.csv`` +
 
 import csv
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from common.errors import UserError
@@ -45,6 +45,8 @@ class Case:
         Canonical label of each value in the label file.
     info
         What the data set says of the patient, by column.
+    axes
+        What the affines' first two axes are, ``LPS`` or ``RAS``; see ``client_app.view``.
     """
 
     patient: str
@@ -53,6 +55,7 @@ class Case:
     label: Path
     label_map: Mapping[int, int]
     info: Mapping[str, str]
+    axes: str = "LPS"
 
     @property
     def name(self) -> str:
@@ -60,13 +63,15 @@ class Case:
         return f"{self.patient} {self.frame}"
 
 
-def read_cases(data_dir: Path) -> list[Case]:
+def read_cases(data_dir: Path, axes: str = "LPS") -> list[Case]:
     """List the cases of a data folder, ED and ES of every patient, sorted by patient.
 
     Parameters
     ----------
     data_dir
         A folder in ACDC's or M&Ms-2's layout; which one is seen from what it holds.
+    axes
+        Of the files' affines, see :class:`Case`.
 
     Raises
     ------
@@ -92,7 +97,7 @@ def read_cases(data_dir: Path) -> list[Case]:
         for path in (case.image, case.label):
             if not path.is_file():
                 raise UserError(f"{path}: missing; patient {case.patient} needs it ({case.frame})")
-    return cases
+    return [replace(case, axes=axes) for case in cases]
 
 
 def is_mnms2(data_dir: Path) -> bool:

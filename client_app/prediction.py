@@ -13,7 +13,7 @@ from torch import nn
 from client_app.evaluation import predict_labels
 from client_app.nifti import check_spacing, read_image, write_labels
 from client_app.preprocessing import check_image, network_slices
-from client_app.view import from_view, to_view, view_spacing_mm
+from client_app.view import from_view, lps_affine, to_view, view_spacing_mm
 from common.labels import NUM_CLASSES
 
 SLICES_AT_ONCE = 32
@@ -32,11 +32,14 @@ class Scan:
         (i, j, k, t) float32 intensities as stored; t is 1 where the file has three axes.
     image
         As nibabel read it, for its geometry.
+    axes
+        What its affine's first two axes are, ``LPS`` or ``RAS``.
     """
 
     path: Path
     data: np.ndarray
     image: Any
+    axes: str = "LPS"
 
     @property
     def frames(self) -> int:
@@ -45,8 +48,8 @@ class Scan:
 
     @property
     def affine(self) -> np.ndarray:
-        """(4, 4) of the first three axes."""
-        return np.asarray(self.image.affine)
+        """(4, 4) of the first three axes, into LPS."""
+        return lps_affine(np.asarray(self.image.affine), self.axes)
 
     @property
     def spacing_mm(self) -> np.ndarray:
@@ -62,7 +65,7 @@ class Scan:
         return to_view(labels[..., frame], self.affine)
 
 
-def read_scan(path: Path, *, any_spacing: bool = False) -> Scan:
+def read_scan(path: Path, *, any_spacing: bool = False, axes: str = "LPS") -> Scan:
     """Read an image to segment.
 
     Parameters
@@ -71,6 +74,8 @@ def read_scan(path: Path, *, any_spacing: bool = False) -> Scan:
         NIfTI file with three axes, or four where the last is time.
     any_spacing
         Whether to believe whatever spacing the header has.
+    axes
+        See :class:`Scan`.
 
     Raises
     ------
@@ -84,7 +89,7 @@ def read_scan(path: Path, *, any_spacing: bool = False) -> Scan:
     for frame in range(cine.shape[3]):
         name = f"{path}: frame {frame + 1}" if data.ndim == 4 else str(path)
         check_image(cine[..., frame], name)
-    return Scan(path, cine, image)
+    return Scan(path, cine, image, axes)
 
 
 def segment(

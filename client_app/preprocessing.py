@@ -12,28 +12,10 @@ from torch import Tensor
 
 from client_app.datasets import Case
 from client_app.nifti import read_nifti
-from client_app.view import IMAGE_DOWN, IMAGE_RIGHT, in_plane_orientation, to_view, view_spacing_mm
+from client_app.view import lps_affine, to_view, view_spacing_mm
 from client_app.volume_cache import VolumeCache, item_hash
 from common.errors import UserError
 from common.labels import NUM_CLASSES
-
-__all__ = [
-    "IMAGE_DOWN",
-    "IMAGE_RIGHT",
-    "VERSION",
-    "Volume",
-    "check_image",
-    "in_plane_orientation",
-    "load_frame",
-    "load_volume",
-    "network_size",
-    "network_slices",
-    "read_nifti",
-    "resample",
-    "resample_labels",
-    "standardise",
-    "volumes",
-]
 
 VERSION = 1
 """Part of the cache key; raise it when the meaning of what is cached changes."""
@@ -72,7 +54,8 @@ def load_frame(case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         A file is unreadable, shapes differ, a label value is unknown, an intensity is not finite
         or all are equal.
     """
-    image, affine = read_nifti(case.image)
+    image, stored = read_nifti(case.image)
+    affine = lps_affine(stored, case.axes)
     label, _ = read_nifti(case.label)
     if image.shape != label.shape:
         raise UserError(f"{case.label}: shape {label.shape} differs from the image's {image.shape}")
@@ -165,6 +148,7 @@ class _Prepare(Transform):  # type: ignore[misc]
             Path(item["label"]),
             {int(value): label for value, label in item["label_map"].items()},
             {},
+            item.get("axes", "LPS"),
         )
         image, label, native_mm = load_frame(case)
         slices = network_slices(image, native_mm, self.spacing_mm)
@@ -201,6 +185,7 @@ def volumes(cases: Iterable[Case], spacing_mm: float, cache_dir: Path | None) ->
             "label_map": {str(value): label for value, label in case.label_map.items()},
             "stamp": [stamp(case.image), stamp(case.label)],
             "prepare": [VERSION, spacing_mm],
+            **({} if case.axes == "LPS" else {"axes": case.axes}),  # keeps what is cached valid
         }
         for case in cases
     ]

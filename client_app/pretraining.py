@@ -41,7 +41,7 @@ def pretrain(data_dir: Path, out: Path, config: RunConfig, report: Report) -> tu
     UserError
         The data cannot be used.
     """
-    cases = read_cases(data_dir)
+    cases = read_cases(data_dir, config.data.affine_axes)
     try:
         held_out = set(split_patients((c.patient for c in cases), config.data.split_seed)["val"])
     except UserError as error:

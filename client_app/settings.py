@@ -39,6 +39,8 @@ class SiteSettings:
     """Where prepared volumes are kept."""
     split_by: str = ""
     """Column that tells the sites of the folder apart; empty to take the run's."""
+    affine_axes: str = option("", choices=("", "LPS", "RAS"))
+    """What the affines of the site's files are; empty to take the run's."""
     audit_log: str = ""
     """File that every message in and out is written to; empty for ``audit-SITE.jsonl`` in
     ``cache-dir``."""
@@ -102,6 +104,7 @@ class SiteSettings:
             data_dir=self.data_dir,
             cache_dir=self.cache_dir,
             split_by=self.split_by or config.data.split_by,
+            affine_axes=self.affine_axes or config.data.affine_axes,
         )
         return replace(config, data=data, base_model=self.base_model)
 

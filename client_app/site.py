@@ -136,7 +136,7 @@ class Site:
 def _own_cases(settings: SiteSettings, config: RunConfig, data_dir: Path) -> tuple[str, list[Case]]:
     """Return this site's name and cases of a folder that may hold several sites'."""
     column = config.data.split_by
-    groups = group_by_site(read_cases(data_dir), column, data_dir)
+    groups = group_by_site(read_cases(data_dir, config.data.affine_axes), column, data_dir)
     found = f"{data_dir}: split by {column} it has {len(groups)} site(s): {', '.join(groups)}"
     if settings.name:
         if settings.name not in groups:

@@ -9,7 +9,20 @@ import numpy as np
 IMAGE_RIGHT = np.array([0.85, 0.5, 0.0])
 IMAGE_DOWN = np.array([-0.375, 0.375, -0.85])
 
+TURNS = {"LPS": np.eye(4), "RAS": np.diag([-1.0, -1.0, 1.0, 1.0])}
+"""From what the first two axes of an affine can mean to LPS, as a factor on its left."""
+
 AS_STORED = np.array([[0, 1], [1, 1], [2, 1]])
+
+
+def lps_affine(affine: np.ndarray, axes: str) -> np.ndarray:
+    """Return an affine (4, 4) into LPS axes, from one into ``axes``, LPS or RAS.
+
+    NIfTI means RAS, and files of dcm2niix are; the public data sets hold LPS. The file itself
+    does not say which.
+    """
+    lps: np.ndarray = TURNS[axes] @ affine
+    return lps
 
 
 def in_plane_orientation(affine: np.ndarray) -> np.ndarray:
@@ -18,8 +31,9 @@ def in_plane_orientation(affine: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     affine
-        (4, 4) of the NIfTI file. The third axis is taken to be the slice axis, as it is in every
-        short-axis data set; choosing it by the closest patient axis would go wrong at 45°.
+        (4, 4) into LPS axes, see :func:`lps_affine`. The third axis is taken to be the slice
+        axis, as it is in every short-axis data set; choosing it by the closest patient axis would
+        go wrong at 45°.
 
     Returns
     -------

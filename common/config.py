@@ -43,6 +43,9 @@ class DataConfig:
     data_dir: str = option("")
     """Folder in M&Ms-2 or ACDC layout; empty for a phantom that is made on the spot. A site's
     node configuration ``data-dir`` takes its place."""
+    affine_axes: str = option("LPS", choices=("LPS", "RAS"))
+    """What the first two axes of the NIfTI affines are: LPS as in ACDC and M&Ms-2, or RAS as the
+    standard has it and dcm2niix writes it. A site's node configuration may say otherwise."""
     split_by: str = option("VENDOR")
     """Column whose values are the sites."""
     split_seed: int = option(0, low=0)

@@ -95,7 +95,7 @@ def inference(source: Source) -> dict[str, Any]:
         "dataset_dir": "$@bundle_root + '/images'",
         "output_dir": "$@bundle_root + '/labels'",
         "datalist": "$sorted(glob.glob(@dataset_dir + '/*.nii.gz'))",
-        "affine_axes": "LPS",
+        "affine_axes": source.config.data.affine_axes,
         # rows: right and down in the view; columns: patient axes as the affine holds them
         "view": (
             f"$torch.tensor({view}, dtype=torch.float64)"

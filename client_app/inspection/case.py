@@ -1,7 +1,7 @@
 """One case: from its two files to findings, facts and thumbnails."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy import ndimage
@@ -12,6 +12,7 @@ from client_app.inspection import anatomy, grid, intensities, orientation
 from client_app.inspection.findings import Finding
 from client_app.inspection.reading import ReadFaultError, Stack, read_stack
 from client_app.inspection.thumbnails import Thumbnails, thumbnails
+from client_app.view import lps_affine
 from common.labels import LV, MYO, RV, STRUCTURES
 
 LEAST_CONTRAST = 0.2
@@ -98,7 +99,8 @@ def _inspect(report: CaseReport, pictures: bool) -> None:
 
 def _read(report: CaseReport, name: str) -> Stack | None:
     try:
-        return read_stack(report.case.image.with_name(name))
+        stack = read_stack(report.case.image.with_name(name))
+        return replace(stack, affine=lps_affine(stack.affine, report.case.axes))
     except ReadFaultError as fault:
         report.found([(fault.code, str(fault))], name)
         return None

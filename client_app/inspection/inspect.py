@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -66,6 +66,7 @@ class Inspection:
 def inspect_folder(
     data_dir: Path,
     *,
+    affine_axes: str = "LPS",
     split_by: str | None = None,
     split_seed: int = 0,
     jobs: int = 1,
@@ -78,6 +79,8 @@ def inspect_folder(
     ----------
     data_dir
         A folder in ACDC's or M&Ms-2's layout.
+    affine_axes
+        What the first two axes of the affines are, ``LPS`` or ``RAS``.
     split_by
         Column whose values are the sites; None for VENDOR where there is one.
     split_seed
@@ -95,11 +98,12 @@ def inspect_folder(
         The folder is missing, of neither layout or empty, or a worker process was killed.
     """
     listing = list_folder(data_dir)
+    cases = [replace(case, axes=affine_axes) for case in listing.cases]
     reports = []
-    for report in inspect_cases(listing.cases, jobs, pictures=pictures):
+    for report in inspect_cases(cases, jobs, pictures=pictures):
         reports.append(report)
         if progress is not None:
-            progress(len(reports), len(listing.cases))
+            progress(len(reports), len(cases))
     sites, findings = group_by_site(listing, reports, split_by)
     findings += listing.findings
     findings += [finding for report in reports for finding in report.findings]

@@ -21,8 +21,8 @@ OBLIQUE = 0.95
 BASE_LARGER = 1.3
 """By how much base and apex must differ in area to be told apart."""
 HINT = (
-    "does the affine hold the scanner's LPS axes, as ACDC's and M&Ms-2's do, and did it turn with "
-    "the pixels?"
+    "if the affines hold RAS axes, as those of dcm2niix do, set affine-axes to RAS; otherwise, did "
+    "the affine turn with the pixels?"
 )
 
 

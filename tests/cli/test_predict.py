@@ -174,7 +174,7 @@ def test_a_cine_finds_its_ed_and_es_and_the_true_ejection_fraction(tmp_path: Pat
     truth = hearts_of([12, 14, 11, 8, 6, 9])
     path = write_nifti(tmp_path / "cine.nii.gz", heart_image(truth))
     (study,) = find_studies([path])
-    how = How(Brightness(), 1.5, torch.device("cpu"), largest=False, any_spacing=False)
+    how = How(Brightness(), 1.5, torch.device("cpu"), False, False, "LPS")
     file = segment_item(study.items[0], how, lambda: None)
     row = case_row(study, [file])
     assert (row.ed_frame, row.es_frame) == (2, 5)

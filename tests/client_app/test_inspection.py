@@ -465,3 +465,11 @@ def test_every_code_is_planted_somewhere() -> None:
         "check-failed",
     }
     assert set(CODES) == {code for _, code, _ in MANY} | elsewhere
+
+
+def test_files_that_hold_ras_axes_are_found_out_and_are_clean_when_it_is_said(mnms2: Path) -> None:
+    for path in sorted(mnms2.rglob("*.nii.gz")):
+        edit_affine(path, lambda affine: np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine)
+    found = {finding.code for finding in inspect_folder(mnms2).findings}
+    assert "view-turned" in found
+    assert inspect_folder(mnms2, affine_axes="RAS").findings == []

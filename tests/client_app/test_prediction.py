@@ -329,3 +329,24 @@ def test_no_warning_of_nibabel_gets_between(
     with pytest.raises(UserError, match="pixdim"):
         read_scan(path)
     assert capfd.readouterr() == ("", "")
+
+
+def test_an_image_that_holds_ras_axes_gets_the_same_labels(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    data = rng.uniform(0, 100, (24, 31, 2)).astype(np.float32)
+    affine = np.diag([1.5, 1.5, 8.0, 1.0])
+    affine[:3, :3] = np.linalg.qr(rng.normal(size=(3, 3)))[0] @ affine[:3, :3]
+    labels = []
+    for axes, stored in (("LPS", affine), ("RAS", np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine)):
+        path = write_nifti(tmp_path / f"{axes}.nii.gz", data, stored)
+        labels.append(segment(Tilted(), read_scan(path, axes=axes), 1.5, CPU))
+    assert labels[0].any()
+    np.testing.assert_array_equal(labels[0], labels[1])
+
+
+class Tilted(nn.Module):
+    """Labels by brightness and by place in the view, so that a turned view gives others."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        right = torch.linspace(0, 3, image.shape[-1])
+        return torch.cat([image + k * right for k in (0.0, 1.0, -1.0, 0.5)], dim=1)

@@ -16,12 +16,12 @@ from client_app import preprocessing
 from client_app.datasets import ACDC_LABELS, MNMS_LABELS, Case
 from client_app.preprocessing import (
     Volume,
-    in_plane_orientation,
     load_frame,
     load_volume,
     standardise,
     volumes,
 )
+from client_app.view import in_plane_orientation
 from common.errors import UserError
 from common.labels import BACKGROUND, LV, MYO, RV
 from tests.client_app.samples import heart_labels, patch_header, write_case, write_nifti
@@ -92,6 +92,24 @@ def test_a_volume_comes_out_the_same_however_it_is_stored(tmp_path: Path, axes: 
         np.testing.assert_allclose(found_mm, spacing_mm, rtol=1e-6)
         native = load_volume(volumes([case], 1.5, None), 0)
         np.testing.assert_array_equal(native["native_label"], labels, err_msg=str(way))
+
+
+def test_files_that_hold_ras_axes_come_out_as_those_that_hold_lps(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    image = rng.uniform(0, 900, (14, 19, 3)).astype(np.float32)
+    label = rng.integers(0, 4, image.shape).astype(np.uint8)
+    columns = np.linalg.qr(rng.normal(size=(3, 3)))[0] * [1.3, 1.3, 8.0]
+    lps = np.eye(4)
+    lps[:3, :3] = columns
+    ras = np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps
+    expected = load_frame(stored_case(tmp_path, image, label, lps))
+    case = stored_case(tmp_path, image, label, ras)
+    for found, wanted in zip(load_frame(replace(case, axes="RAS")), expected, strict=True):
+        np.testing.assert_array_equal(found, wanted)
+    assert not np.array_equal(load_frame(case)[0], expected[0])
+    turned = [load_volume(volumes([replace(case, axes=axes)], 1.5, tmp_path / "cache"), 0)
+              for axes in ("LPS", "RAS")]  # fmt: skip
+    assert not torch.equal(turned[0]["image"], turned[1]["image"])
 
 
 def test_the_slice_axis_is_never_moved_whatever_the_affine() -> None:
