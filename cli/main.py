@@ -18,6 +18,7 @@ from cli.export import export
 from cli.join import join
 from cli.predict import predict
 from cli.progress import progress
+from cli.report import report
 from cli.shared import AdapterFile, BaseFile, ConfigFile, DataFolder, console
 from cli.watch import watch
 from client_app import pretraining
@@ -35,7 +36,7 @@ app = typer.Typer(
 CaseChoice = Literal["all", "train", "val", "test"]
 
 
-for command in (check, predict, export, watch, join, audit, authority, site_key):
+for command in (check, predict, export, report, watch, join, audit, authority, site_key):
     app.command()(command)
 
 

@@ -1,0 +1,61 @@
+"""``rate-my-lora report``: a run as one HTML page."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.patients import find_inputs, patients_of
+from cli.progress import progress
+from cli.shared import console
+from common.errors import UserError
+from common.files import write_text
+from server_app.report.page import RunReport, build_page
+from server_app.report.run_files import Run, read_run
+from server_app.report.scores import disagreement
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs; several are compared.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Page to write.", show_default="report.html in the first")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the sites' cases.", show_default="the run's, where it is"),
+    ] = None,
+    base: Annotated[
+        Path | None, typer.Option(help="Base file.", show_default="the run's, where it is")
+    ] = None,
+    no_data: Annotated[
+        bool, typer.Option("--no-data", help="Leave out what needs the images.")
+    ] = False,
+) -> None:
+    """Write a run, finished or not, as one HTML page that needs nothing else."""
+    if no_data and (data or base):
+        raise UserError("--no-data: found together with --data or --base, expected one of the two")
+    reports = [
+        RunReport(run, missing="asked for with --no-data")
+        if no_data
+        else _with_patients(run, data, base)
+        for run in map(read_run, runs)
+    ]
+    page = out or runs[0] / "report.html"
+    write_text(page, build_page(reports))
+    console.print(f"report: {page}")
+
+
+def _with_patients(run: Run, data: Path | None, base: Path | None) -> RunReport:
+    """Add what the images tell; where they are not at hand, say so and go on without."""
+    inputs = find_inputs(run, data, base)
+    if isinstance(inputs, str):
+        if data is not None:
+            raise UserError(f"{run.path}: no scores of single patients, as {inputs}")
+        console.print(f"{run.path}: without single patients, as {inputs}")
+        return RunReport(run, missing=inputs)
+    with progress(console) as advance:
+        patients = patients_of(run, inputs, advance)
+    if (other := disagreement(run, patients)) and data is None:  # another folder of that name
+        console.print(f"{run.path}: {other}")
+        return RunReport(run, missing=f"{inputs.data} was found, but is not used: {other}")
+    return RunReport(run, patients)
