@@ -120,6 +120,15 @@ class MethodConfig:
     local_validation: bool = option(False)
     """Whether a site rates its own adapter too, after training and before any merge; costs one
     more validation a round."""
+    norm_bound: float = option(0.0, low=0)
+    """A site's change of its adapter is scaled back to at most this times the median norm of the
+    sites' changes; 0 for off, otherwise at least 1. It and the next need ``merge = "svd"``."""
+    min_agreement: float = option(-1.0, low=-1, high=1)
+    """A site whose change has a lower median cosine with the others' is left out of the round's
+    merge; −1 for off."""
+    rating_check: float = option(0.0, low=0)
+    """A site whose Dice changed otherwise than the sites' median, by more than this times their
+    median distance from it, is left out of the penalty; 0 for off, otherwise at least 1."""
     sites: int = option(3, low=1)
     """Sites that the run waits for before round 1."""
     min_sites: int = option(2, low=1)
@@ -199,15 +208,22 @@ class RunConfig:
 
     def _check_together(self, source: str) -> None:
         self.model.channels()
-        if self.train.image_size % 16:
-            raise UserError(
-                f"{source}: image-size: found {self.train.image_size}, expected a multiple of 16"
-            )
-        if self.method.min_sites > self.method.sites:
-            raise UserError(
-                f"{source}: min-sites: found {self.method.min_sites}, "
-                f"expected at most sites = {self.method.sites}"
-            )
+        m, size = self.method, self.train.image_size
+        products = m.norm_bound > 0 or m.min_agreement > -1
+        screening = products or m.rating_check > 0
+        checks = {
+            "image-size": (size, size % 16 == 0, "a multiple of 16"),
+            "min-sites": (m.min_sites, m.min_sites <= m.sites, f"at most sites = {m.sites}"),
+            "norm-bound": (m.norm_bound, not 0 < m.norm_bound < 1, "0 or at least 1"),
+            "rating-check": (m.rating_check, not 0 < m.rating_check < 1, "0 or at least 1"),
+            "merge": (m.merge, not products or m.merge == "svd",
+                      "'svd' with norm-bound or min-agreement, which measure products"),
+            "sites": (m.sites, not screening or m.sites >= 3,
+                      "at least 3 with norm-bound, min-agreement or rating-check"),
+        }  # fmt: skip
+        for key, (found, good, expected) in checks.items():
+            if not good:
+                raise UserError(f"{source}: {key}: found {found!r}, expected {expected}")
 
     def path(self, value: str) -> Path:
         """Return a configured path, with ``~`` resolved."""

@@ -41,7 +41,7 @@ def summarise(
     entries = [entry for line in rounds for entry in line["sites"].values()]
     up = sum(entry.get("bytes_up", 0) for entry in entries)
     down = sum(entry.get("bytes_down", 0) for entry in entries)
-    full = 2 * weight_bytes * sum("weight" in entry for entry in entries)
+    full = 2 * weight_bytes * sum("examples" in entry for entry in entries)
     return {
         "method": method,
         "rounds": len(rounds),

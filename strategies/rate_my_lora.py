@@ -16,16 +16,9 @@ from common import records
 from common.adapter import Adapter
 from common.config import RunConfig
 from common.errors import UserError
-from strategies import merging, penalty
+from strategies import merging, penalty, screening
 from strategies.exchange import Exchange
-from strategies.replies import (
-    ReplyError,
-    Update,
-    payload,
-    read_test,
-    read_update,
-    read_validation,
-)
+from strategies.replies import ReplyError, Update, payload, read_test, read_update, read_validation
 from strategies.state import RoundRecord, RunState
 
 EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
@@ -67,7 +60,8 @@ class RateMyLoRA(Strategy):
         self.on_round = on_round
         self.on_phase = on_phase
         self.exchange = Exchange(config, state.ranks)
-        self.updates: dict[str, Update] = {}
+        self.updates: dict[str, Update] = {}  # as they were sent
+        self.adapters: dict[str, Adapter] = {}  # as they are merged
         self.share: dict[str, float] = {}
         self.equal_merge = state.adapter
 
@@ -128,10 +122,9 @@ class RateMyLoRA(Strategy):
         self.exchange.split_time("train")
         for site, reply in self.exchange.by_site(replies, "train"):
             self.exchange.record.add_bytes(site.name, up=payload(reply))
+            rank = self.exchange.roster.rank(site)
             try:
-                update = read_update(
-                    reply, self.state.adapter.scale, self.shapes, self.exchange.roster.rank(site)
-                )
+                update = read_update(reply, self.state.adapter.scale, self.shapes, rank)
             except ReplyError as error:
                 self.exchange.refuse("train", site.name, str(error))
                 continue
@@ -143,10 +136,11 @@ class RateMyLoRA(Strategy):
                 self.exchange.record.note(site.name, local=update.local_dice)
             if self.method.previous == "penalised" and update.start_dice is not None:
                 self.state.previous[site.name] = update.start_dice
+        self._screen()
         self._require_sites()
-        examples = {name: update.examples for name, update in self.updates.items()}
+        examples = {name: self.updates[name].examples for name in self.adapters}
         self.share = merging.shares(examples, self.method.share)
-        self.equal_merge = self._merge(dict.fromkeys(self.updates, 1.0))
+        self.equal_merge = self._merge(dict.fromkeys(self.adapters, 1.0))
         self.exchange.split_time("merge")
         return records.adapter_to_record(self.equal_merge), None
 
@@ -155,10 +149,9 @@ class RateMyLoRA(Strategy):
     ) -> Iterable[Message]:
         """Send every site the equal merge at its rank."""
         self.on_phase(self.exchange.record.server_round, "validate")
+        rank = self.exchange.roster.rank
         return [
-            self.exchange.message(
-                site, records.VALIDATE, self.equal_merge, self.exchange.roster.rank(site)
-            )
+            self.exchange.message(site, records.VALIDATE, self.equal_merge, rank(site))
             for site in self.exchange.online(grid)
         ]
 
@@ -168,19 +161,20 @@ class RateMyLoRA(Strategy):
         """Weigh the sites by what they report and merge again."""
         self.exchange.split_time("validate")
         validation = self._read_validations(replies)
-        weights = penalty.site_weights(
-            self.updates, validation, self.state.previous, self.exchange.record.lambda_t
-        )
+        record, previous = self.exchange.record, self.state.previous
+        rated = screening.rated(validation, previous, self.method.rating_check)
+        weights = penalty.site_weights(self.adapters, rated, previous, record.lambda_t)
         for name, weight in weights.items():
-            self.exchange.record.note(name, weight=weight, share=self.share[name])
+            record.note(name, weight=weight, share=self.share[name])
         for name, dice in validation.items():
-            self.exchange.record.note(name, validation=dice, previous=self.state.previous.get(name))
+            unrated = {} if name in rated else {"unrated": True}
+            record.note(name, validation=dice, previous=previous.get(name), **unrated)
         damped = any(weight != 1.0 for weight in weights.values())
         self.state.adapter = self._merge(weights) if damped else self.equal_merge
-        self.state.previous.update(validation)
-        self.state.server_round = self.exchange.record.server_round
+        previous.update(validation)
+        self.state.server_round = record.server_round
         self.exchange.split_time("re-merge")
-        self.on_round(self.state, self.exchange.record)
+        self.on_round(self.state, record)
         return MetricRecord({f"dice {name}": dice for name, dice in validation.items()}) or None
 
     def test(self, grid: Grid) -> dict[str, dict[str, float]]:
@@ -213,11 +207,21 @@ class RateMyLoRA(Strategy):
         self.exchange.split_time("validate")
         self.on_round(self.state, self.exchange.record)
 
+    def _screen(self) -> None:
+        """Settle what of the updates is merged."""
+        sent = {name: update.adapter for name, update in self.updates.items()}
+        screened = screening.screen(sent, self.state.adapter, self.method)
+        for name, facts in screened.notes.items():
+            self.exchange.record.note(name, **facts)
+        for name, reason in screened.refused.items():
+            self.exchange.refuse("merge", name, reason)
+        self.adapters = screened.adapters
+
     def _merge(self, weights: Mapping[str, float]) -> Adapter:
         normalise = merging.normalises(self.method.normalise, self.method.merge)
         mass = merging.masses(self.share, weights, normalise=normalise)
-        adapters = {name: update.adapter for name, update in self.updates.items()}
-        return merging.merge(adapters, mass, self.method.merge, self.state.adapter.rank)
+        rank = self.state.adapter.rank  # what was scaled back has a higher one
+        return merging.merge(self.adapters, mass, self.method.merge, rank).truncated(rank)
 
     def _begin_round(self, number: int) -> None:
         lambda_t = penalty.damping(self.method.lambda_0, self.method.decay, max(number, 1))
@@ -235,12 +239,12 @@ class RateMyLoRA(Strategy):
 
     def _require_sites(self) -> None:
         """Stop the run when too few sites are left; what was saved stays."""
-        if len(self.updates) >= self.method.min_sites:
+        if len(self.adapters) >= self.method.min_sites:
             return
         record = self.exchange.record
         why = "; ".join(f"{r['site']}: {r['reason']}" for r in record.refused)
         raise UserError(
-            f"round {record.server_round}: {len(self.updates)} site(s) trained, expected at least "
+            f"round {record.server_round}: {len(self.adapters)} site(s) trained, expected at least "
             f"min-sites = {self.method.min_sites} ({why}); round "
             f"{self.state.server_round} is saved, resume = true goes on from it"
         )

@@ -41,7 +41,7 @@ class RoundRecord:
     sites
         By site: ``rank``, ``examples``, ``share``, ``weight``, ``validation`` (P), ``previous``,
         ``local`` (Dice of its own adapter), ``loss``, ``train_s``, ``bytes_up``, ``bytes_down``,
-        as far as it got.
+        as far as it got; ``norm_ratio``, ``agreement`` and ``unrated`` where the run screens.
     refused
         ``{"site", "phase", "reason"}`` for everything that was left out.
     """

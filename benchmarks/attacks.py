@@ -1,0 +1,88 @@
+"""The shipped ClientApp with one bad site, for :mod:`benchmarks.robustness`; nothing else uses it.
+
+Which site and what it does come from the environment: ``ATTACK`` and ``ATTACK_PARTITION``.
+"""
+
+import os
+import random
+from collections.abc import Callable
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord
+from flwr.clientapp import ClientApp
+from flwr.common import Array
+from numpy.typing import NDArray
+
+from client_app import app as shipped
+from common import records
+
+Values = NDArray[np.float32]
+Poison = Callable[[str, Values, Values, np.random.Generator], Values]
+"""From a factor's name, what was sent, what training made of it and a generator, what goes out."""
+Lie = Callable[[int, float, random.Random], float]
+"""From the round, the true Dice and a generator, what is reported."""
+
+
+def _noise(_name: str, _start: Values, own: Values, generator: np.random.Generator) -> Values:
+    """Return normal noise of the same norm."""
+    noise = generator.standard_normal(own.shape)
+    return noise * (np.linalg.norm(own) / np.linalg.norm(noise))
+
+
+POISONS: dict[str, Poison] = {
+    "sign flip": lambda _name, start, own, _: 2 * start - own,
+    "× 100": lambda name, _start, own, _: 100 * own if name.endswith("lora_B") else own,
+    "noise": _noise,
+    "huge": lambda _name, _start, own, _: np.full_like(own, 1e18),
+}
+"""Poisoned adapters. ``sign flip`` mirrors every factor's change; ``huge`` is 1e18 everywhere."""
+LIES: dict[str, Lie] = {
+    "Dice always 1": lambda *_: 1.0,
+    "Dice always 0": lambda *_: 0.0,
+    "Dice at random": lambda _t, _dice, generator: generator.random(),
+    "Dice ever falling": lambda t, *_: 0.9 - 0.001 * t,
+    "Dice falling fast": lambda t, *_: max(0.0, 0.9 - 0.1 * t),
+}
+"""False validation."""
+
+
+def misbehave(
+    message: Message, context: Context, call_next: Callable[[Message, Context], Message]
+) -> Message:
+    """Answer as the shipped app does, and spoil the answer of the bad site."""
+    attack = os.environ.get("ATTACK", "")
+    bad = str(context.node_config.get("partition-id")) == os.environ.get("ATTACK_PARTITION")
+    start = message.content.get(records.ADAPTER)
+    config = message.content[records.CONFIG]
+    assert isinstance(config, ConfigRecord)
+    server_round = int(str(config.get("server-round", 0)))
+    kind = message.metadata.message_type
+    reply = call_next(message, context)
+    if bad and kind == records.TRAIN and attack in POISONS:
+        own = reply.content[records.ADAPTER]
+        assert isinstance(start, ArrayRecord)
+        assert isinstance(own, ArrayRecord)
+        reply.content[records.ADAPTER] = poisoned(attack, start, own, server_round)
+    if bad and kind == records.VALIDATE and attack in LIES:
+        metrics = reply.content[records.METRICS]
+        assert isinstance(metrics, MetricRecord)
+        generator = random.Random(server_round)  # noqa: S311
+        metrics["dice"] = LIES[attack](server_round, float(str(metrics["dice"])), generator)
+    return reply
+
+
+def poisoned(attack: str, start: ArrayRecord, own: ArrayRecord, seed: int) -> ArrayRecord:
+    """Return the poisoned adapter."""
+    generator = np.random.default_rng(seed)
+    arrays = {}
+    for name, array in own.items():
+        value = POISONS[attack](name, start[name].numpy(), array.numpy(), generator)
+        arrays[name] = Array(value.astype(np.float32))
+    return ArrayRecord(arrays)
+
+
+app = ClientApp(mods=[misbehave])
+app.query("describe")(shipped.describe)
+app.train()(shipped.train)
+app.evaluate()(shipped.validate)
+app.evaluate("test")(shipped.test)

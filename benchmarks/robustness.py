@@ -1,0 +1,202 @@
+"""What one bad site of three does to the others, with and without the screening.
+
+Runs the demo on its phantom in simulation once for every row. The app is a temporary copy whose
+ClientApp is :mod:`benchmarks.attacks`: the shipped app around which one site's answers are spoiled.
+The harm is how far the test Dice of the merged model falls at the other two sites against a clean
+run of the same seed without screening. A row whose summary is in ``--runs`` is not run again.
+
+    python -m benchmarks.robustness
+    python -m benchmarks.robustness --rounds 2 --only "× 100"
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from benchmarks.report import parser, publish
+from common.options import Value
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("common", "strategies", "client_app", "server_app", "configs", "benchmarks")
+SITES = ("GE", "Philips", "Siemens")
+"""Of the phantom, in the order of the partitions; GE is the smallest, Siemens the largest."""
+AGREE: dict[str, Value] = {"min-agreement": 0.0}
+BOUND: dict[str, Value] = {"norm-bound": 3.0}
+CHECK: dict[str, Value] = {"rating-check": 3.0}
+EVERYTHING = {**AGREE, **BOUND, **CHECK}
+PAIRS: list[tuple[str, dict[str, Value], str]] = [
+    ("sign flip", AGREE, "Siemens"),
+    ("× 100", BOUND, "Siemens"),
+    ("Dice falling fast", CHECK, "Siemens"),
+    ("noise", {"min-agreement": 0.1}, "Siemens"),
+    ("× 100", {"norm-bound": 1.5}, "Siemens"),
+    ("sign flip", AGREE, "GE"),
+    ("× 100", BOUND, "GE"),
+    ("huge", BOUND, "Siemens"),
+    ("noise", BOUND, "Siemens"),
+    ("sign flip", BOUND, "Siemens"),
+    ("Dice ever falling", CHECK, "GE"),
+    ("Dice always 1", CHECK, "GE"),
+    ("Dice always 0", CHECK, "GE"),
+    ("Dice at random", CHECK, "GE"),
+]
+"""Attack, what is turned on against it, and the bad site."""
+SEEN = ("norm_ratio", "agreement", "unrated", "weight", "validation")
+"""What the JSON has of every site and round."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run: who attacks how, and what the server has on against it."""
+
+    attack: str
+    site: str
+    options: dict[str, Value]
+    seed: int = 0
+
+    @property
+    def key(self) -> str:
+        """Name the run's folder."""
+        on = " ".join(f"{key}={value}" for key, value in self.options.items())
+        return f"{self.attack} {self.site} {on} {self.seed}".replace(" ", "_")
+
+
+def rows(seeds: list[int]) -> list[Row]:
+    """Return all runs, those that tell most first."""
+    made = [Row("", "", {}), Row("", "", EVERYTHING)]
+    for attack, against, site in PAIRS:
+        pair = [Row(attack, site, {}), Row(attack, site, against)]
+        made += [row for row in pair if row not in made]
+    for seed in seeds:
+        made += [Row("", "", {}, seed), Row("", "", EVERYTHING, seed)]
+        for attack, against, site in PAIRS[:2]:
+            made += [Row(attack, site, {}, seed), Row(attack, site, against, seed)]
+    return made
+
+
+def copy_app(folder: Path) -> Path:
+    """Return a copy of the app whose sites are those of :mod:`benchmarks.attacks`."""
+    app = folder / "app"
+    for package in PACKAGES:
+        ignore = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / package, app / package, ignore=ignore)
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    shipped = 'clientapp = "client_app.app:app"'
+    assert shipped in text
+    bad = text.replace(shipped, 'clientapp = "benchmarks.attacks:app"')
+    (app / "pyproject.toml").write_text(bad, encoding="utf-8")
+    return app
+
+
+def simulate(app: Path, row: Row, args: argparse.Namespace) -> dict[str, Any]:
+    """Run a simulation, unless its summary is there, and return the summary."""
+    run_dir = args.runs.absolute() / f"{args.rounds}-rounds" / row.key
+    keys: dict[str, Value] = {
+        "rounds": args.rounds,
+        "cache-dir": str(args.cache_dir.absolute()),
+        "run-dir": str(run_dir),
+        "seed": row.seed,
+        "threads": 1,
+        **row.options,
+    }
+    typed = " ".join(f"{key}={json.dumps(value)}" for key, value in keys.items())
+    resources = json.dumps({"client_resources": {"num_cpus": 1}})
+    command = [
+        str(Path(sys.executable).with_name("flower-simulation")),
+        *("--app", str(app), "--num-supernodes", str(len(SITES))),
+        *("--run-config", typed, "--backend-config", resources),
+    ]
+    if not (run_dir / "summary.json").is_file():
+        partition = str(SITES.index(row.site)) if row.site else ""
+        bad = {"ATTACK": row.attack, "ATTACK_PARTITION": partition}
+        done = subprocess.run(
+            command, cwd=app, env={**os.environ, **bad}, check=False, capture_output=True, text=True
+        )
+        run_dir.mkdir(parents=True, exist_ok=True)
+        (run_dir / "log.txt").write_text(done.stdout + done.stderr, encoding="utf-8")
+    return read(run_dir)
+
+
+def read(run_dir: Path) -> dict[str, Any]:
+    """Return the test Dice by site, and what the screening did."""
+    summary = run_dir / "summary.json"
+    history = run_dir / "history.jsonl"
+    sites = json.loads(summary.read_text("utf-8"))["sites"] if summary.is_file() else {}
+    lines = [json.loads(text) for text in history.read_text("utf-8").splitlines()]
+    return {
+        "rounds": lines[-1]["round"],
+        "dice": {site: found["test"]["dice"]["mean"] for site, found in sites.items()},
+        "history": [
+            {
+                "refused": [r["site"] for r in line["refused"]],
+                "sites": {
+                    site: {
+                        k: entry.get(k) for k in ("norm_ratio", "agreement", "unrated", "weight")
+                    }
+                    for site, entry in line["sites"].items()
+                },
+            }
+            for line in lines[1:]
+        ],
+    }
+
+
+def mean_of_others(found: dict[str, Any], site: str) -> float | None:
+    """Return the mean test Dice of all sites but one; None where the run did not end."""
+    others = [dice for name, dice in found["dice"].items() if name != site]
+    return fmean(others) if others else None
+
+
+def described(row: Row, found: dict[str, Any], clean: dict[str, Any]) -> list[str]:
+    """Return a row of the table."""
+    harm = "run stopped"
+    others = mean_of_others(found, row.site)
+    if others is not None:
+        reference = mean_of_others(clean, row.site)
+        assert reference is not None
+        harm = f"{others - reference:+.3f}"
+    scaled = left_out = unrated = 0
+    bound = float(row.options.get("norm-bound", 0)) or float("inf")
+    for line in found["history"]:
+        scaled += sum((entry["norm_ratio"] or 0) > bound for entry in line["sites"].values())
+        unrated += sum(bool(entry["unrated"]) for entry in line["sites"].values())
+        left_out += len(line["refused"])
+    on = ", ".join(f"{key} {value:g}" for key, value in row.options.items()) or "off"
+    acts = f"{left_out} / {scaled} / {unrated}"
+    return [row.attack or "none", row.site or "", str(row.seed), on, harm, acts]
+
+
+def main() -> None:
+    """Run and report."""
+    options = parser(__doc__)
+    options.add_argument("--rounds", type=int, default=4)
+    options.add_argument("--seeds", type=int, nargs="*", default=[], help="beside 0, a few rows")
+    options.add_argument("--only", nargs="*", help="attacks, by name; clean runs are always made")
+    options.add_argument("--runs", type=Path, default=Path("runs/robustness"))
+    options.add_argument("--cache-dir", type=Path, default=Path("runs/cache"))
+    args = options.parse_args()
+    chosen = [r for r in rows(args.seeds) if not (r.attack and args.only) or r.attack in args.only]
+    result = []
+    with tempfile.TemporaryDirectory() as folder:
+        app = copy_app(Path(folder))
+        for row in chosen:
+            result.append((row, simulate(app, row, args)))
+            print(row.key, flush=True)
+    clean = {row.seed: found for row, found in result if not row.attack and not row.options}
+    table = [described(row, found, clean[row.seed]) for row, found in result]
+    columns = ("attack", "by", "seed", "screening", "others' Dice", "out/scaled/unrated")
+    title = f"One bad site of three, {args.rounds} rounds: test Dice of the others against clean"
+    found = {"rows": [{**vars(row), **found} for row, found in result]}
+    publish(title, columns, table, {"rounds": args.rounds, **found}, args.json)
+
+
+if __name__ == "__main__":
+    main()
