@@ -15,8 +15,9 @@ from rich.text import Text
 
 from cli.shared import console
 from server_app.run_dir import RunDir
-from server_app.status import FAILED, FINISHED, RUNNING, Status, read_status
+from server_app.status import FAILED, FINISHED, RUNNING, STOPPED, Status, read_status
 
+RESUME = "resume=true goes on from the last finished round"
 HINTS = {"gather": "waiting for sites", "rate base": "sites rate the base model"}
 
 
@@ -74,8 +75,10 @@ def headline(snapshot: Snapshot) -> str:
         return f"finished: {status.rounds} rounds in {_span(status.since - status.started)}"
     if status.state == FAILED:
         return f"failed in round {status.round}: {status.error}"
+    if status.state == STOPPED:
+        return f"stopped in round {status.round}; {RESUME}"
     if status.killed():
-        return f"killed in round {status.round}; resume=true goes on from the last finished round"
+        return f"killed in round {status.round}; {RESUME}"
     phase = HINTS.get(status.phase, status.phase)
     where = f"round {status.round}/{status.rounds}" if status.round else "before round 1"
     left = snapshot.seconds_left()

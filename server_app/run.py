@@ -4,6 +4,7 @@ from dataclasses import replace
 from logging import INFO
 
 from flwr.common import log
+from flwr.common.typing import RunNotRunningException
 from flwr.serverapp import Grid
 from rich.console import Console
 
@@ -48,6 +49,9 @@ def run(grid: Grid, config: RunConfig) -> None:
     status = StatusFile(folder.status, config.method.rounds)
     try:
         _federate(grid, config, folder, state, status)
+    except (SystemExit, KeyboardInterrupt, RunNotRunningException):
+        status.stop()
+        raise
     except BaseException as error:
         status.fail(error)
         raise

@@ -10,7 +10,7 @@ from typing import Any
 
 from common.files import write_text
 
-RUNNING, FINISHED, FAILED = "running", "finished", "failed"
+RUNNING, FINISHED, FAILED, STOPPED = "running", "finished", "failed", "stopped"
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Status:
     Attributes
     ----------
     state
-        ``running``, ``finished`` or ``failed``.
+        ``running``, ``finished``, ``failed`` or ``stopped`` (by a person).
     rounds
         How many the run is to have.
     round, phase
@@ -82,6 +82,10 @@ class StatusFile:
     def finish(self) -> None:
         """Note that the run is over and well."""
         self._update(state=FINISHED, phase="")
+
+    def stop(self) -> None:
+        """Note that somebody stopped the run."""
+        self._update(state=STOPPED)
 
     def fail(self, error: BaseException) -> None:
         """Note that the run is over and why."""

@@ -36,6 +36,14 @@ def test_a_failure_says_why(tmp_path: Path) -> None:
     assert (status.state, status.error) == ("failed", "too few sites")
 
 
+def test_a_run_that_somebody_stopped_says_so(tmp_path: Path) -> None:
+    file = StatusFile(tmp_path / "status.json", rounds=2)
+    file.phase(1, "train")
+    file.stop()
+    status = status_of(file.path)
+    assert (status.state, status.round, status.error) == ("stopped", 1, "")
+
+
 def test_a_killed_run_is_told_from_a_live_one(tmp_path: Path) -> None:
     path = tmp_path / "status.json"
     StatusFile(path, rounds=2)
