@@ -33,9 +33,8 @@ POISONS: dict[str, Poison] = {
     "sign flip": lambda _name, start, own, _: 2 * start - own,
     "× 100": lambda name, _start, own, _: 100 * own if name.endswith("lora_B") else own,
     "noise": _noise,
-    "huge": lambda _name, _start, own, _: np.full_like(own, 1e18),
 }
-"""Poisoned adapters. ``sign flip`` mirrors every factor's change; ``huge`` is 1e18 everywhere."""
+"""Poisoned adapters. ``sign flip`` mirrors every factor's change."""
 LIES: dict[str, Lie] = {
     "Dice always 1": lambda *_: 1.0,
     "Dice always 0": lambda *_: 0.0,

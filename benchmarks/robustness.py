@@ -40,7 +40,6 @@ PAIRS: list[tuple[str, dict[str, Value], str]] = [
     ("× 100", {"norm-bound": 1.5}, "Siemens"),
     ("sign flip", AGREE, "GE"),
     ("× 100", BOUND, "GE"),
-    ("huge", BOUND, "Siemens"),
     ("noise", BOUND, "Siemens"),
     ("sign flip", BOUND, "Siemens"),
     ("Dice ever falling", CHECK, "GE"),

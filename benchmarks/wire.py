@@ -32,18 +32,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.federation import (
-    Counters,
-    NotPermittedError,
-    Processes,
-    clean_up_when_told_to_end,
-    namespace,
-    processes,
-    read_counters,
-    start_run,
-    start_superlink,
-    start_supernode,
-)
+from benchmarks.federation import start_run, start_superlink, start_supernode
+from benchmarks.namespaces import WIRE, Counters, NotPermittedError, namespace
+from benchmarks.processes import Processes, clean_up_when_told_to_end, processes
 from benchmarks.report import PAPER, mib, parser, publish
 from client_app.phantom import write_mnms2
 from common.config import ModelConfig
@@ -91,14 +82,14 @@ def watch(running: Processes, run_dir: Path, rounds: int, timeout_s: float) -> l
     while True:
         lines = history.read_bytes().count(b"\n") if history.is_file() else 0
         if lines > len(seen):
-            counters = read_counters()
+            counters = WIRE.counters()
             if lines > len(seen) + 1:
                 raise RuntimeError("two rounds ended between two looks at the history")
             seen.append(counters)
             print(f"round {lines - 1} of {rounds} done", file=sys.stderr, flush=True)
         dead = running.dead()
         if dead == ["run"] and len(seen) == rounds + 1:
-            return [*seen, read_counters()]
+            return [*seen, WIRE.counters()]
         if dead:
             raise RuntimeError(f"{', '.join(dead)} ended after {len(seen)} line(s) of history")
         if time.monotonic() > deadline:
@@ -129,10 +120,11 @@ def run_federation(args: argparse.Namespace, folder: Path) -> tuple[list[Counter
     with ExitStack() as stack:
         stack.enter_context(namespace(frames=not args.large_packets))
         running = stack.enter_context(processes(folder))
-        fleet, control = start_superlink(running)
+        fleet, control, _ = start_superlink(running, WIRE.host)
         for site in RANKS:
             node = {"site": site, "data-dir": str(paths["data"]), "base-model": str(paths["base"])}
-            start_supernode(running, fleet, node, isolated=site == args.site)
+            measured = WIRE.name if site == args.site else ""
+            start_supernode(running, f"{WIRE.host}:{fleet}", node, namespace=measured)
         start_run(running, control, paths["app"], config)
         try:
             counters = watch(running, paths["run"], args.rounds, args.timeout)

@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import FrameType
@@ -25,6 +27,12 @@ from common.options import Value, checked, option
 from server_app.settings import read_toml
 
 STOP_S = 10.0
+PAUSE_S = 10.0
+"""Before a SuperNode that ended is started again."""
+QUICK_S = 60.0
+TRIES = 8
+"""How many SuperNodes in a row may end within ``QUICK_S``. With the pauses they outlast the minute
+for which a SuperLink takes a site that was killed to be connected still, and refuses it."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +138,7 @@ def join(
     """Take part in a federation as a site until told to stop.
 
     Starts a SuperNode and answers its messages with this installed version of the app; code that
-    comes with a run is not executed.
+    comes with a run is not executed. A SuperNode that ends by itself is started again.
     """
     connection, node = read_site(file)
     settings = SiteSettings.from_node(node)
@@ -138,25 +146,48 @@ def join(
         _check_data(settings)
         return
     signal.signal(signal.SIGTERM, _leave)
-    with tempfile.TemporaryDirectory(prefix="rate-my-lora-") as home:
-        environment = {"FLWR_HOME": home, **os.environ, "FLWR_TELEMETRY_ENABLED": "0"}
-        supernode = subprocess.Popen(_bound_to_us(connection.command(node)), env=environment)  # noqa: S603
+    try:
+        with tempfile.TemporaryDirectory(prefix="rate-my-lora-") as home:
+            _stay(connection, connection.command(node), home)
+    except KeyboardInterrupt:
+        return
 
-        def alive() -> bool:
-            return supernode.poll() is None
 
-        try:
+def _stay(connection: Connection, command: Sequence[str], home: str) -> None:
+    """Run SuperNodes one after the other.
+
+    Raises
+    ------
+    UserError
+        ``TRIES`` of them in a row ended at once.
+    """
+    quick = 0
+    while True:
+        started = time.monotonic()
+        with _supernode(command, home) as supernode:
+
+            def alive(process: "subprocess.Popen[bytes]" = supernode) -> bool:
+                return process.poll() is None
+
             if wait_until_ready(connection.local_address, alive):
                 Runner(connection.local_address).serve(alive)
-        except KeyboardInterrupt:
-            return
-        finally:
-            _end(supernode)
-    if supernode.returncode:
-        raise UserError(
-            f"the SuperNode for {connection.superlink} ended with status {supernode.returncode}; "
-            "its last lines say why"
-        )
+        ended = f"the SuperNode for {connection.superlink} ended; its last lines say why"
+        quick = quick + 1 if time.monotonic() - started < QUICK_S else 0
+        if quick == TRIES:
+            raise UserError(ended)
+        console.print(f"{ended}. Starting it again in {PAUSE_S:g} s")
+        time.sleep(PAUSE_S)
+
+
+@contextmanager
+def _supernode(command: Sequence[str], home: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """Start a SuperNode that ends with the block, or with this process."""
+    environment = {"FLWR_HOME": home, **os.environ, "FLWR_TELEMETRY_ENABLED": "0"}
+    process = subprocess.Popen(_bound_to_us(command), env=environment)  # noqa: S603
+    try:
+        yield process
+    finally:
+        _end(process)
 
 
 def _check_data(settings: SiteSettings) -> None:
@@ -171,10 +202,10 @@ def _leave(number: int, _: FrameType | None) -> None:
     sys.exit(0)
 
 
-def _bound_to_us(command: list[str]) -> list[str]:
+def _bound_to_us(command: Sequence[str]) -> list[str]:
     """Let the command end when this process is killed, where util-linux is there to see to it."""
     setpriv = shutil.which("setpriv")
-    return [setpriv, "--pdeathsig", "TERM", "--", *command] if setpriv else command
+    return [setpriv, "--pdeathsig", "TERM", "--", *command] if setpriv else [*command]
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:

@@ -11,7 +11,7 @@ are loaded once and not for every message.
 import time
 from collections.abc import Callable
 from importlib import metadata
-from logging import ERROR, INFO
+from logging import ERROR, INFO, WARNING
 
 import grpc
 from flwr.app import Message
@@ -20,7 +20,8 @@ from flwr.common import log
 from flwr.common.grpc import create_channel
 from flwr.proto.appio_pb2 import ListAppsToLaunchRequest, RequestTokenRequest
 from flwr.proto.clientappio_pb2_grpc import ClientAppIoStub
-from flwr.supercore.heartbeat import HeartbeatSender, make_app_heartbeat_fn_grpc
+from flwr.proto.heartbeat_pb2 import SendAppHeartbeatRequest
+from flwr.supercore.heartbeat import HeartbeatSender
 from flwr.supernode.runtime.run_clientapp import pull_appinputs, push_appoutputs
 
 from client_app.app import app
@@ -64,7 +65,7 @@ class Runner:
         token = self.stub.RequestToken(RequestTokenRequest(run_id=candidates[0])).token
         if not token:
             return False
-        heartbeat = HeartbeatSender(make_app_heartbeat_fn_grpc(self.stub, token))
+        heartbeat = HeartbeatSender(lambda: self._beat(token))
         heartbeat.start()
         try:
             message, context, run, _ = pull_appinputs(stub=self.stub, token=token)
@@ -76,6 +77,19 @@ class Runner:
             push_appoutputs(stub=self.stub, token=token, message=reply, context=context)
         finally:
             heartbeat.stop()
+        return True
+
+    def _beat(self, token: str) -> bool:
+        """Say that the message is being worked on; False to say it once more soon.
+
+        After a machine slept for a minute its SuperNode has given the message up. Flower's own
+        heartbeat ends the process then; this one lets it go on to the next message.
+        """
+        try:
+            if not self.stub.SendAppHeartbeat(SendAppHeartbeatRequest(token=token)).success:
+                log(WARNING, "the SuperNode no longer waits for this answer")
+        except grpc.RpcError:
+            return False
         return True
 
 

@@ -26,6 +26,9 @@ TRAIN = "train"
 VALIDATE = "evaluate"
 TEST = "evaluate.test"
 
+LARGEST = 1e6
+"""Of a factor's values. Trained ones are below 10; what is above this would overflow in a merge."""
+
 ERROR = "error"
 """Key in a reply's configuration: what is wrong at the site, for people."""
 
@@ -54,8 +57,8 @@ def record_to_adapter(
     Raises
     ------
     ValueError
-        Names, shapes, type or rank are not the expected ones, a value is not finite, or the
-        bytes are no array.
+        Names, shapes, type or rank are not the expected ones, a value is not finite or beyond
+        ``LARGEST``, or the bytes are no array.
     """
     tensors = {}
     for name, array in record.items():
@@ -64,6 +67,8 @@ def record_to_adapter(
             raise ValueError(f"{name} is {value.dtype}, expected float32")
         if not np.isfinite(value).all():
             raise ValueError(f"{name} has values that are not finite")
+        if (most := float(np.abs(value).max(initial=0))) > LARGEST:
+            raise ValueError(f"{name} has values up to {most:.3g}, expected at most {LARGEST:g}")
         tensors[name] = torch.from_numpy(value)
     if not tensors:
         raise ValueError("the adapter is empty")

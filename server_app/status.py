@@ -49,11 +49,12 @@ class Status:
             return False
         try:
             os.kill(self.pid, 0)
+            state = Path(f"/proc/{self.pid}/stat").read_text("utf-8").rpartition(")")[2].split()[0]
         except ProcessLookupError:
             return True
-        except OSError:
+        except OSError:  # another user's, or no /proc
             return False
-        return False
+        return state == "Z"  # dead, and its parent has not looked
 
 
 class StatusFile:

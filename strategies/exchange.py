@@ -4,8 +4,9 @@ import time
 from collections.abc import Iterable
 from logging import WARNING
 
-from flwr.app import Message, RecordDict
+from flwr.app import Message, Metadata, RecordDict
 from flwr.common import log
+from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.serverapp import Grid
 
 from common import records
@@ -38,6 +39,7 @@ class Exchange:
         self.config = config
         self.roster = Roster(config, ranks)
         self.record = RoundRecord(0)
+        self._asked: list[tuple[Metadata, Site]] = []
         self._clock = time.monotonic()
 
     def begin(self, server_round: int, lambda_t: float) -> None:
@@ -60,6 +62,7 @@ class Exchange:
         if adapter is not None:
             content[records.ADAPTER] = records.adapter_to_record(adapter.truncated(rank))
         message = Message(content, dst_node_id=site.node_id, message_type=kind)
+        self._asked.append((message.metadata, site))
         self.record.add_bytes(site.name, down=payload(message))
         return message
 
@@ -69,7 +72,14 @@ class Exchange:
 
     def by_site(self, replies: Iterable[Message], phase: str) -> list[tuple[Site, Message]]:
         """Return replies with their sites, by name; sites silent or gone are recorded."""
-        by_node = {reply.metadata.src_node_id: reply for reply in replies}
+        asked = {metadata.message_id: site.node_id for metadata, site in self._asked}
+        self._asked.clear()
+        by_node = {}
+        for reply in replies:
+            node, answered = reply.metadata.src_node_id, reply.metadata.reply_to_message_id
+            if node == SUPERLINK_NODE_ID and answered:  # it answers for a site that is gone
+                node = asked.get(answered, node)
+            by_node[node] = reply
         found = []
         for site in sorted(self.roster.sites.values(), key=lambda site: site.name):
             if site.node_id in by_node:

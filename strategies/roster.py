@@ -17,6 +17,10 @@ from strategies.ranks import assign_ranks
 from strategies.replies import ReplyError, read_description
 
 POLL_S = 1.0
+MEET_S = 30
+"""How long a round that goes on waits for newcomers to describe themselves."""
+ASK_AGAIN_S = 120.0
+"""When a node that did not describe itself is asked once more."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,8 @@ class Roster:
         self.refusals: list[tuple[str, str]] = []
         self._turned_away: set[int] = set()
         self._connected: set[int] = set()
+        self._away: set[int] = set()  # admitted, gone, and not asked since they came back
+        self._silent: dict[int, float] = {}  # by node, when to ask again
 
     def gather(self, grid: Grid) -> None:
         """Wait for the run's sites, get to know them and fix their ranks.
@@ -94,7 +100,7 @@ class Roster:
                 log(WARNING, "%d of %d sites connected", len(nodes), method.sites)
                 break
             time.sleep(POLL_S)
-        online = self.online(grid)
+        online = self.online(grid, method.round_timeout_s)
         if len(online) < method.min_sites:
             why = "; ".join(f"{site}: {reason}" for site, reason in self.refusals)
             why = why or f"{len(nodes)} connected within {method.wait_s} s"
@@ -109,17 +115,29 @@ class Roster:
         for site in online:
             log(INFO, "%s: rank %d, %s", site.name, self.rank(site), _facts(site))
 
-    def online(self, grid: Grid) -> list[Site]:
-        """Return the sites that are connected now, sorted by name; new nodes are asked first."""
+    def online(self, grid: Grid, patience_s: float = MEET_S) -> list[Site]:
+        """Return the sites that are connected now, sorted by name; new nodes are asked first.
+
+        Parameters
+        ----------
+        grid
+            Of the run.
+        patience_s
+            How long to wait for what new nodes say of themselves. Sites that were gone are asked
+            again, as their base file may be another one now.
+        """
         nodes = set(grid.get_node_ids())
-        if self._connected - nodes:  # a name that was taken may be free now
+        if gone := self._connected - nodes:  # a name that was taken may be free now
             self._turned_away.clear()
+            self._away |= gone & set(self.sites)
         self._connected = nodes
-        if new := nodes - set(self.sites) - self._turned_away:
-            self._meet(grid, nodes, sorted(new))
-        return sorted(
-            (site for node, site in self.sites.items() if node in nodes), key=lambda s: s.name
-        )
+        now = time.monotonic()
+        self._silent = {n: until for n, until in self._silent.items() if n in nodes and now < until}
+        known = set(self.sites) - self._away
+        if new := nodes - known - self._turned_away - set(self._silent):
+            self._meet(grid, nodes, sorted(new), patience_s)
+        here = nodes - self._away
+        return sorted((s for node, s in self.sites.items() if node in here), key=lambda s: s.name)
 
     def rank(self, site: Site) -> int:
         """Return the site's rank, within its own limit.
@@ -129,17 +147,19 @@ class Roster:
         rank = self.ranks.get(site.name, min(self.ranks.values()))
         return rank if site.max_rank is None else min(rank, site.max_rank)
 
-    def _meet(self, grid: Grid, connected: set[int], new: list[int]) -> None:
+    def _meet(self, grid: Grid, connected: set[int], new: list[int], patience_s: float) -> None:
         content = RecordDict({records.CONFIG: records.config_to_record(self.config)})
         replies = grid.send_and_receive(
             [Message(content, dst_node_id=node, message_type=records.DESCRIBE) for node in new],
-            timeout=self.config.method.round_timeout_s,
+            timeout=min(patience_s, self.config.method.round_timeout_s),
         )
         self._turned_away.update(new)  # until they are admitted, or some node leaves
         silent = set(new)
         described: list[tuple[str, int, Mapping[str, object]]] = []
         for reply in replies:
             node = reply.metadata.src_node_id
+            if node not in silent:  # the SuperLink itself, of a node that is gone
+                continue
             silent.discard(node)
             try:
                 facts = read_description(reply)
@@ -147,6 +167,8 @@ class Roster:
             except ReplyError as error:
                 self.refusals.append((f"node {node}", str(error)))
         self.refusals += [(f"node {node}", "no answer") for node in sorted(silent)]
+        self._turned_away -= silent
+        self._silent |= dict.fromkeys(silent, time.monotonic() + ASK_AGAIN_S)
         if not self.base_sha256 and described:  # what most of them have
             found = Counter(
                 str(facts["base-sha256"]) for _, _, facts in sorted(described, key=_key)
@@ -162,15 +184,16 @@ class Roster:
     def _admit(self, node: int, facts: Mapping[str, object], connected: set[int]) -> None:
         name, sha256 = str(facts["site"]), str(facts["base-sha256"])
         for other, site in list(self.sites.items()):
-            if site.name == name and other in connected:
+            if site.name == name and other != node and other in connected:
                 raise ReplyError(f"another connected site is called {name!r} already")
-            if site.name == name:  # the same site, back under a new key
+            if site.name == name:  # the same site, back under a new key or the old one
                 del self.sites[other]
         if sha256 != self.base_sha256:
             raise ReplyError(
                 f"its base model has SHA-256 {sha256[:16]}…, expected {self.base_sha256[:16]}…"
             )
         self.sites[node] = Site(node, name, int(str(facts["train-examples"])), sha256, facts)
+        self._away.discard(node)
 
 
 def _key(described: tuple[str, int, Mapping[str, object]]) -> tuple[str, int]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.federation import free_ports
+from benchmarks.processes import free_ports
 from tests.test_simulation import ROOT
 
 APP = ("common", "strategies", "client_app", "server_app", "cli", "configs", "deploy",

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from benchmarks.federation import Processes, processes
+from benchmarks.processes import Processes, processes
 from client_app.audit import OUT, PASSED, read_audit
 from client_app.datasets import group_by_site, read_cases
 from common.adapter import load_adapter

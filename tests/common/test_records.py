@@ -134,6 +134,8 @@ def test_what_is_received_can_be_trained_on(make_adapter: MakeAdapter) -> None:
         ({"conv.lora_B": Array(np.full((4, 3), np.nan, "f4"))}, "values that are not finite"),
         ({"conv.lora_B": Array(np.full((4, 3), np.inf, "f4"))}, "values that are not finite"),
         ({"conv.lora_B": Array(np.full((4, 3), -np.inf, "f4"))}, "values that are not finite"),
+        ({"conv.lora_B": Array(np.full((4, 3), -3e38, "f4"))}, "values up to 3e+38"),
+        ({"conv.lora_B": Array(np.full((4, 3), 1.1e6, "f4"))}, "expected at most 1e+06"),
     ],
 )
 def test_arrays_that_were_not_agreed_are_refused(changes: Changes, message: str) -> None:

@@ -63,6 +63,20 @@ def test_a_killed_run_is_told_from_a_live_one(tmp_path: Path) -> None:
     assert not far.killed()
 
 
+def test_a_killed_run_whose_parent_does_not_look_is_known_too(tmp_path: Path) -> None:
+    path = tmp_path / "status.json"
+    code = (
+        "import os, sys; from pathlib import Path; from server_app.status import StatusFile;"
+        "StatusFile(Path(sys.argv[1]), rounds=2); print(flush=True); os._exit(9)"
+    )
+    command = [sys.executable, "-c", code, str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.read()
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # dead, and left as it is
+        assert status_of(path).killed()
+
+
 def test_no_file_or_another_ones_is_no_status(tmp_path: Path) -> None:
     path = tmp_path / "status.json"
     assert read_status(path) is None

@@ -135,6 +135,7 @@ TRAIN_FAULTS: dict[str, tuple[Fault, str]] = {
     "no adapter": (without(records.ADAPTER), "no adapter"),
     "no metrics": (without(records.METRICS), "no metrics"),
     "NaN": (poisoned(math.nan), "head.lora_B has values that are not finite"),
+    "huge": (poisoned(3e38), "head.lora_B has values up to 3e+38, expected at most 1e+06"),
     "infinity": (poisoned(-math.inf), "head.lora_B has values that are not finite"),
     "transposed": (with_arrays(transposed), "expected"),
     "rank too low": (of_rank(3), "rank 3, expected 4"),

@@ -1,0 +1,129 @@
+"""Processes that end with the block that started them, whatever ends it."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+
+BIN = Path(sys.executable).parent
+STOP_S = 5.0
+
+
+class Processes:
+    """Processes in groups of their own, so that what they start ends with them.
+
+    Parameters
+    ----------
+    folder
+        Working folder of all of them; ``NAME.log`` takes the output of each, ``home-NAME`` is
+        its Flower home. A process started again under its name goes on with both.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.running: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        namespace: str = "",
+        environment: Mapping[str, str] | None = None,
+    ) -> subprocess.Popen[bytes]:
+        """Start a command, inside a network namespace where one is named."""
+        home = self.folder / f"home-{name}"
+        home.mkdir(exist_ok=True)
+        variables = {
+            **os.environ,
+            "FLWR_HOME": str(home),
+            "FLWR_TELEMETRY_ENABLED": "0",
+            # Flower finds its helpers by name
+            "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+            **(environment or {}),
+        }
+        prefix = ["ip", "netns", "exec", namespace] if namespace else []
+        with (self.folder / f"{name}.log").open("ab") as log:
+            process = subprocess.Popen(
+                [*prefix, *command],
+                cwd=self.folder,
+                env=variables,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.running[name] = process
+        return process
+
+    def log(self, name: str) -> str:
+        """Return what a process has printed."""
+        path = self.folder / f"{name}.log"
+        return path.read_text("utf-8", "replace") if path.is_file() else ""
+
+    def signal(self, name: str, number: signal.Signals) -> None:
+        """Send a signal to a process and all that it started: SIGSTOP, SIGCONT."""
+        _signal_group(self.running[name].pid, number)
+
+    def kill(self, name: str) -> None:
+        """End a process and all that it started without a word."""
+        self.signal(name, signal.SIGKILL)
+        self.running.pop(name).wait()
+
+    def dead(self) -> list[str]:
+        """Return the names of processes that have ended."""
+        return [name for name, process in self.running.items() if process.poll() is not None]
+
+    def stop(self) -> None:
+        """End every group, first asking, then not; those started last go first."""
+        for process in reversed(self.running.values()):
+            _signal_group(process.pid, signal.SIGTERM)
+            _signal_group(process.pid, signal.SIGCONT)
+        for process in self.running.values():
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(STOP_S)
+            # flower-superexec may outlive its parent in the same group
+            _signal_group(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def _signal_group(group: int, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(group, number)
+
+
+@contextmanager
+def processes(folder: Path) -> Iterator[Processes]:
+    """Yield a set of processes and end them with the block."""
+    running = Processes(folder)
+    try:
+        yield running
+    finally:
+        running.stop()
+
+
+def clean_up_when_told_to_end() -> None:
+    """Let SIGTERM and SIGHUP end this script by an exception, so that every block is left."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _leave)
+
+
+def _leave(number: int, _: FrameType | None) -> None:
+    sys.exit(128 + number)
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports that nothing listens on now."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind(("", 0))
+        return [int(one.getsockname()[1]) for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()

@@ -1,0 +1,66 @@
+"""A relay that passes TCP connections on and holds every byte back for a while."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+CHUNK = 16 * 1024
+HELD = 4096
+"""Chunks on their way; more than a line's rate times its delay, so that the delay does not slow."""
+
+
+@contextmanager
+def relay(listen: tuple[str, int], target: tuple[str, int], one_way_s: float) -> Iterator[None]:
+    """Pass connections at ``listen`` on to ``target``, both ways ``one_way_s`` later."""
+    ready = threading.Event()
+    loops: list[asyncio.AbstractEventLoop] = []
+    over = asyncio.Event()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection(*target)
+        ways = ((reader, far_writer), (far_reader, writer))
+        with suppress(asyncio.CancelledError):
+            await asyncio.gather(*(_pass(source, sink, one_way_s) for source, sink in ways))
+
+    async def serve() -> None:
+        loops.append(asyncio.get_running_loop())
+        server = await asyncio.start_server(accept, *listen)
+        ready.set()
+        await over.wait()
+        server.close()  # what is still on its way is cancelled when this returns
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
+    thread.start()
+    if not ready.wait(10):
+        raise RuntimeError(f"the relay does not listen at {listen[0]}:{listen[1]}")
+    try:
+        yield
+    finally:
+        loops[0].call_soon_threadsafe(over.set)
+        thread.join(10)
+
+
+async def _pass(source: asyncio.StreamReader, sink: asyncio.StreamWriter, one_way_s: float) -> None:
+    clock = asyncio.get_running_loop().time
+    held: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(HELD)
+
+    async def read() -> None:
+        data = b"-"
+        while data:
+            with suppress(ConnectionError):
+                data = await source.read(CHUNK)
+            await held.put((clock() + one_way_s, data))
+
+    async def write() -> None:
+        while True:
+            due, data = await held.get()
+            await asyncio.sleep(due - clock())
+            if not data:
+                break
+            sink.write(data)
+            await sink.drain()
+        sink.close()
+
+    with suppress(ConnectionError):
+        await asyncio.gather(read(), write())

@@ -1,0 +1,78 @@
+"""``rate-my-lora join`` outlives its SuperNode, and a SuperNode that forgot what it asked."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import grpc
+import pytest
+from flwr.proto.clientappio_pb2_grpc import ClientAppIoStub
+from flwr.proto.heartbeat_pb2 import SendAppHeartbeatRequest, SendAppHeartbeatResponse
+
+from benchmarks.processes import free_ports
+from cli import join
+from cli.join import Connection, _stay
+from client_app.runner import Runner
+from common.errors import UserError
+
+COUNT = "import sys; open(sys.argv[1], 'a').write('x')"
+
+
+@pytest.fixture
+def connection(monkeypatch: pytest.MonkeyPatch) -> Connection:
+    """Return a connection whose SuperNodes are started again at once."""
+    monkeypatch.setattr(join, "PAUSE_S", 0.0)
+    monkeypatch.setattr(join, "TRIES", 3)
+    (port,) = free_ports(1)
+    return Connection(superlink="fl.example.org:9092", local_port=port)
+
+
+def test_a_supernode_that_ends_is_started_again(connection: Connection, tmp_path: Path) -> None:
+    starts = tmp_path / "starts"
+    with pytest.raises(UserError, match=r"for fl\.example\.org:9092 ended; its last lines say why"):
+        _stay(connection, [sys.executable, "-c", COUNT, str(starts)], str(tmp_path))
+    assert starts.read_text() == "xxx"
+
+
+def test_one_that_lived_for_long_is_always_started_again(
+    connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(join, "QUICK_S", 0.0)
+    starts = tmp_path / "starts"
+
+    def sleep(_: float) -> None:
+        if len(starts.read_text()) == 5:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(join, "time", SimpleNamespace(monotonic=lambda: 0.0, sleep=sleep))
+    with pytest.raises(KeyboardInterrupt):
+        _stay(connection, [sys.executable, "-c", COUNT, str(starts)], str(tmp_path))
+    assert starts.read_text() == "xxxxx"
+
+
+def runner(beat: Callable[[SendAppHeartbeatRequest], SendAppHeartbeatResponse]) -> Runner:
+    """Return a runner whose SuperNode answers heartbeats so."""
+    made = Runner("127.0.0.1:1")
+    made.stub = cast("ClientAppIoStub", SimpleNamespace(SendAppHeartbeat=beat))
+    return made
+
+
+def test_a_message_that_was_given_up_does_not_end_the_site(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Flower's own heartbeat raises SIGINT, which would end ``join`` as if by Ctrl-C."""
+
+    def forgotten(_: SendAppHeartbeatRequest) -> SendAppHeartbeatResponse:
+        return SendAppHeartbeatResponse(success=False)
+
+    assert runner(forgotten)._beat("token")
+    assert "no longer waits" in caplog.text
+
+
+def test_a_heartbeat_that_did_not_arrive_is_sent_again() -> None:
+    def unreachable(_: SendAppHeartbeatRequest) -> SendAppHeartbeatResponse:
+        raise grpc.RpcError
+
+    assert not runner(unreachable)._beat("token")

@@ -1,0 +1,132 @@
+"""Nodes that come, go, come back as others, or say nothing: a run waits for none of them long."""
+
+from collections.abc import Iterable, Iterator
+from types import SimpleNamespace
+
+import pytest
+from flwr.app import Error, Message
+from flwr.common import Metadata
+from flwr.common.constant import SUPERLINK_NODE_ID
+
+from common import records
+from strategies import roster
+from strategies.roster import ASK_AGAIN_S, MEET_S
+from tests.strategies.fakes import FakeGrid, FakeSite, make_config, nodes, play
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
+    """Let time pass only where a test says so."""
+    fake = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(
+        roster, "time", SimpleNamespace(monotonic=lambda: fake.now, sleep=lambda _: None)
+    )
+    return fake
+
+
+def two_sites() -> list[FakeSite]:
+    return [FakeSite("GE", 10), FakeSite("Siemens", 30)]
+
+
+class WaitingGrid(FakeGrid):
+    """Remembers how long it was to wait for whom."""
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        messages = list(messages)
+        self.waits = getattr(self, "waits", [])
+        self.waits += [
+            (message.metadata.message_type, self.nodes[message.metadata.dst_node_id].name, timeout)
+            for message in messages
+        ]
+        return super().send_and_receive(messages, timeout=timeout)
+
+    def asked(self, site: str) -> list[float | None]:
+        """Return how long a site was waited for each time it was to describe itself."""
+        return [s for kind, name, s in self.waits if (kind, name) == (records.DESCRIBE, site)]
+
+
+def mute(_message: Message, _reply: Message) -> None:
+    return None
+
+
+def test_a_run_that_goes_on_waits_briefly_for_a_newcomer() -> None:
+    grid = WaitingGrid(nodes(*two_sites()))
+    silent = FakeSite("Philips", faults={(0, records.DESCRIBE): mute})
+    config = make_config(sites=2, round_timeout_s=3600)
+    outcome = play(config, grid, events={1: lambda: grid.nodes.update({3: silent})})
+    assert grid.asked("GE") == [3600]
+    assert grid.asked("Philips") == [MEET_S]  # once, not in every phase
+    assert outcome.refused(2) == {("node 3", "join"): "no answer"}
+    assert sorted(outcome.weights(3)) == ["GE", "Siemens"]
+
+
+def test_a_newcomer_that_was_silent_is_asked_once_more(clock: SimpleNamespace) -> None:
+    grid = WaitingGrid(nodes(*two_sites()))
+    late = FakeSite("Philips", faults={(0, records.DESCRIBE): mute})
+
+    def ready() -> None:
+        clock.now += ASK_AGAIN_S
+        late.faults.clear()
+
+    events = {1: lambda: grid.nodes.update({3: late}), 2: ready}
+    outcome = play(make_config(sites=2), grid, events=events)
+    assert sorted(outcome.weights(2)) == ["GE", "Siemens"]
+    assert sorted(outcome.weights(3)) == ["GE", "Philips", "Siemens"]
+
+
+def leave_and_come_back(site: FakeSite, grid: FakeGrid, node: int) -> dict[int, object]:
+    def back() -> None:
+        grid.nodes[node] = site
+
+    return {1: lambda: grid.nodes.pop(node), 2: back}
+
+
+def test_a_site_that_comes_back_with_another_base_is_turned_away() -> None:
+    grid = WaitingGrid(nodes(*two_sites(), FakeSite("Philips", 20)))
+    changed = FakeSite("Philips", 20, sha256="b" * 64)
+    outcome = play(make_config(), grid, events=leave_and_come_back(changed, grid, 3))  # type: ignore[arg-type]
+    assert outcome.refused(2)["Philips", "train"] == "no answer"
+    assert "SHA-256 bbbb" in outcome.refused(3)["Philips", "join"]
+    assert sorted(outcome.weights(3)) == ["GE", "Siemens"]
+
+
+def test_a_site_that_comes_back_unchanged_takes_part() -> None:
+    same = FakeSite("Philips", 20)
+    grid = WaitingGrid(nodes(*two_sites(), same))
+    outcome = play(make_config(), grid, events=leave_and_come_back(same, grid, 3))  # type: ignore[arg-type]
+    assert len(grid.asked("Philips")) == 2
+    assert outcome.refused(3) == {}
+    assert sorted(outcome.weights(3)) == ["GE", "Philips", "Siemens"]
+
+
+class SuperLinkGrid(FakeGrid):
+    """Numbers messages, and answers for a node that is gone as Flower's SuperLink does."""
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        messages = list(messages)
+        for number, message in enumerate(messages):
+            message.metadata.__dict__["_message_id"] = f"message {number}"
+        gone = [m for m in messages if self.nodes[m.metadata.dst_node_id].name == "Philips"
+                and m.metadata.message_type == records.TRAIN]  # fmt: skip
+        here = [message for message in messages if message not in gone]
+        replies = list(super().send_and_receive(here, timeout=timeout))
+        return [*replies, *map(unavailable, gone)]
+
+
+def unavailable(message: Message) -> Message:
+    reply = Message(Error(5, "Error: Node Unavailable"), reply_to=message)
+    metadata: Metadata = reply.metadata
+    metadata.__dict__["_src_node_id"] = SUPERLINK_NODE_ID
+    return reply
+
+
+def test_a_site_that_is_gone_is_told_from_one_that_is_silent() -> None:
+    sites = [*two_sites(), FakeSite("Philips", 20)]
+    grid = SuperLinkGrid(dict(enumerate(sites, start=11)))
+    outcome = play(make_config(), grid)
+    assert outcome.refused(1) == {("Philips", "train"): "Error: Node Unavailable"}
+    assert sorted(outcome.weights(1)) == ["GE", "Siemens"]
