@@ -11,17 +11,39 @@ HELD = 4096
 
 
 @contextmanager
-def relay(listen: tuple[str, int], target: tuple[str, int], one_way_s: float) -> Iterator[None]:
-    """Pass connections at ``listen`` on to ``target``, both ways ``one_way_s`` later."""
+def relay(
+    listen: tuple[str, int],
+    target: tuple[str, int],
+    one_way_s: float = 0.0,
+    streams: list[bytearray] | None = None,
+) -> Iterator[None]:
+    """Pass connections at ``listen`` on to ``target``, both ways ``one_way_s`` later.
+
+    Where ``streams`` is given, what passes is kept there: of every connection two, one each way.
+    """
     ready = threading.Event()
     loops: list[asyncio.AbstractEventLoop] = []
     over = asyncio.Event()
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        far_reader, far_writer = await asyncio.open_connection(*target)
+        try:
+            far_reader, far_writer = await asyncio.open_connection(*target)
+        except OSError:  # the target is away; so is this connection
+            writer.close()
+            return
         ways = ((reader, far_writer), (far_reader, writer))
-        with suppress(asyncio.CancelledError):
-            await asyncio.gather(*(_pass(source, sink, one_way_s) for source, sink in ways))
+        taps = (bytearray(), bytearray())
+        if streams is not None:
+            streams.extend(taps)
+        try:
+            await asyncio.gather(
+                *(_pass(*way, one_way_s, tap) for way, tap in zip(ways, taps, strict=True))
+            )
+        except asyncio.CancelledError:  # the relay is over
+            pass
+        finally:
+            writer.close()
+            far_writer.close()
 
     async def serve() -> None:
         loops.append(asyncio.get_running_loop())
@@ -41,7 +63,9 @@ def relay(listen: tuple[str, int], target: tuple[str, int], one_way_s: float) ->
         thread.join(10)
 
 
-async def _pass(source: asyncio.StreamReader, sink: asyncio.StreamWriter, one_way_s: float) -> None:
+async def _pass(
+    source: asyncio.StreamReader, sink: asyncio.StreamWriter, one_way_s: float, tap: bytearray
+) -> None:
     clock = asyncio.get_running_loop().time
     held: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(HELD)
 
@@ -50,6 +74,7 @@ async def _pass(source: asyncio.StreamReader, sink: asyncio.StreamWriter, one_wa
         while data:
             with suppress(ConnectionError):
                 data = await source.read(CHUNK)
+                tap.extend(data)
             await held.put((clock() + one_way_s, data))
 
     async def write() -> None:

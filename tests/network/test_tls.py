@@ -8,6 +8,7 @@ import os
 import signal
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -18,6 +19,7 @@ from flwr.common.constant import RUN_FAILURE_DETAILS_NO_HEARTBEAT
 
 from benchmarks.federation import LOOPBACK, Tls, Value, start_superlink
 from benchmarks.processes import free_ports
+from benchmarks.relay import relay
 from client_app.guard import CANNOT
 from common.adapter import load_adapter
 from common.model import build_unet, save_base
@@ -50,6 +52,8 @@ class Story:
     broken: Path
     intruders: dict[str, str] = field(default_factory=dict)
     """Log of each SuperNode that was to be kept out."""
+    streams: list[bytearray] = field(default_factory=list)
+    """What one site and the SuperLink said to each other, by connection and way."""
     details: dict[str, tuple[str, str]] = field(default_factory=dict)
     """What Flower says of a run whose server ended."""
 
@@ -58,9 +62,13 @@ class Story:
 def story(site_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
     """Play it."""
     folder = tmp_path_factory.mktemp("tls")
-    with federation(folder / "processes") as hospitals:
+    with federation(folder / "processes") as hospitals, ExitStack() as stack:
         story = Story(hospitals, site_data, folder / "whole", folder / "broken")
-        start_sites(hospitals, site_data, folder)
+        (tapped,) = free_ports(1)
+        stack.enter_context(
+            relay((LOOPBACK, tapped), (LOOPBACK, hospitals.ports[0]), streams=story.streams)
+        )
+        start_sites(hospitals, site_data, folder, tapped)
         expired = start_expired_superlink(hospitals)
         hospitals.start_run(configuration(story, story.whole, sites=REGISTERED, min_sites=3))
         hospitals.wait((story.whole / "history.jsonl").is_file, "the rating of the base")
@@ -81,10 +89,11 @@ def configuration(story: Story, run_dir: Path, **keys: Value) -> dict[str, Value
     return flat
 
 
-def start_sites(hospitals: Federation, site_data: Path, folder: Path) -> None:
+def start_sites(hospitals: Federation, site_data: Path, folder: Path, tapped: int) -> None:
     base = site_data / "base.safetensors"
     for site in SITES:
-        hospitals.join(site, site_data / "mnms2", base)
+        address = f"{LOOPBACK}:{tapped}" if site == SITES[-1] else hospitals.superlink()
+        hospitals.join(site, site_data / "mnms2", base, superlink=address)
     other_base = folder / "other.safetensors"
     with torch.random.fork_rng():
         torch.manual_seed(1)
@@ -301,3 +310,28 @@ def test_a_run_of_a_version_that_no_site_has_ends_with_that_sentence(story: Stor
     assert status == "failed"
     assert "0 site(s) can take part, expected at least min-sites = 2" in details
     assert f"the run is of version 9.9.9, this site has version {VERSION}" in details
+
+
+HEADER, MOST_IN_RECORD = 5, 2**14 + 256
+"""Bytes of a TLS record's header, and the most that may follow it (RFC 8446, section 5)."""
+
+
+def test_there_is_nothing_but_tls_on_the_wire(story: Story) -> None:
+    for stream in story.streams:
+        place = 0
+        while place + HEADER <= len(stream):
+            kind, version = stream[place], stream[place + 1]
+            length = int.from_bytes(stream[place + 3 : place + HEADER], "big")
+            assert kind in (20, 21, 22, 23)
+            assert version == 3
+            assert length <= MOST_IN_RECORD
+            place += HEADER + length
+    everything = b"".join(story.streams)
+    payload = sum(
+        line["sites"][SITES[-1]].get(way, 0)
+        for line in read_history(story.whole)
+        for way in ("bytes_up", "bytes_down")
+    )
+    assert len(everything) > payload > 0
+    for word in (SITES[-1], "lora_A", "dice", "adapter", "num-examples"):
+        assert word.encode() not in everything

@@ -1,0 +1,44 @@
+"""The relay passes on what it gets, keeps it where asked, and leaves nothing open."""
+
+import gc
+import socket
+import threading
+
+from benchmarks.processes import free_ports
+from benchmarks.relay import relay
+
+HERE = "127.0.0.1"
+
+
+def test_bytes_arrive_and_are_kept_and_open_connections_end_with_it() -> None:
+    (port,) = free_ports(1)
+    streams: list[bytearray] = []
+    with socket.create_server((HERE, 0)) as server:
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.sendall(connection.recv(100).upper())
+                connection.recv(100)  # until the relay ends
+
+        far = threading.Thread(target=answer)
+        far.start()
+        with relay((HERE, port), server.getsockname()[:2], streams=streams):
+            near = socket.create_connection((HERE, port))
+            near.sendall(b"hello")
+            assert near.recv(100) == b"HELLO"
+        far.join(10)
+        assert not far.is_alive()
+        assert near.recv(100) == b""
+        near.close()
+    assert streams == [bytearray(b"hello"), bytearray(b"HELLO")]
+    gc.collect()  # what was left open would warn now, and a warning is an error
+
+
+def test_a_target_that_is_away_ends_the_connection() -> None:
+    port, nobody = free_ports(2)
+    with (
+        relay((HERE, port), (HERE, nobody)),
+        socket.create_connection((HERE, port), timeout=10) as near,
+    ):
+        assert near.recv(100) == b""
