@@ -16,6 +16,7 @@ import torch
 
 from common.adapter import load_adapter
 from common.options import Value
+from server_app.status import read_status
 from tests.conftest import SITE_FEATURES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -113,8 +114,12 @@ def test_a_run_leaves_what_it_promises(whole_run: Path) -> None:
     names = {path.name for path in whole_run.iterdir()}
     assert names == {
         "config.toml", "history.jsonl", "checkpoint.safetensors", "adapter.safetensors",
-        "summary.json", "rounds.png",
+        "summary.json", "rounds.png", "status.json", "updates",
     }  # fmt: skip
+    assert [path.name for path in (whole_run / "updates").iterdir()] == [f"round-{ROUNDS:03d}"]
+    status = read_status(whole_run / "status.json")
+    assert status is not None
+    assert (status.state, status.round) == ("finished", ROUNDS)
     lines = read_history(whole_run)
     assert [line["round"] for line in lines] == list(range(ROUNDS + 1))
     assert lines[1]["lambda"] == pytest.approx(0.2)
