@@ -8,6 +8,7 @@ import base64
 import hashlib
 import ipaddress
 import os
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
@@ -30,6 +31,7 @@ from common.errors import UserError
 from common.files import replace_file
 
 AUTHORITY_DAYS = 3650
+HOST = re.compile(r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63}){0,9}")
 CLOCK_SKEW = timedelta(minutes=5)
 """Certificates are valid from a little before now: hospitals' clocks differ."""
 
@@ -39,9 +41,13 @@ def authority(
     host: Annotated[
         list[str], typer.Option("--host", help="Name or address that sites connect to; repeat it.")
     ],
-    days: Annotated[int, typer.Option(min=1, help="Validity of the server's certificate.")] = 365,
+    days: Annotated[
+        int, typer.Option(min=1, max=AUTHORITY_DAYS, help="Validity of the server's certificate.")
+    ] = 365,
 ) -> None:
     """Make a certificate authority and the SuperLink's certificate, or renew the latter."""
+    for name in host:
+        _check_host(name)
     ca_key, ca = _authority(out)
     key = ec.generate_private_key(ec.SECP384R1())
     certificate = _certificate(host[0], key, ca.subject, ca_key, days, hosts=host)
@@ -57,8 +63,9 @@ def site_key(
     out: Annotated[Path, typer.Argument(help="Private key to write; OUT.pub is the public half.")],
 ) -> None:
     """Make the key that a site proves itself with; only OUT.pub leaves the site."""
-    if out.exists():
-        raise UserError(f"{out}: exists already; a key that is registered must not be lost")
+    for path in (out, out.with_name(out.name + ".pub")):
+        if path.exists():
+            raise UserError(f"{path}: exists already; a key that is registered must not be lost")
     key = ec.generate_private_key(ec.SECP384R1())
     private = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
     public = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
@@ -80,6 +87,24 @@ def _write_public(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
+def _check_host(host: str) -> None:
+    """Refuse what no certificate can name.
+
+    Raises
+    ------
+    UserError
+        It is neither an address nor a host name; a port is none of it.
+    """
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        if not HOST.fullmatch(host):
+            raise UserError(
+                f"--host: found {host!r}, expected a name such as federation.example.org, or an "
+                "address, without a port"
+            ) from None
+
+
 def _authority(folder: Path) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
     """Return the folder's certificate authority; a new one where there is none."""
     certificate_path, key_path = folder / "ca.pem", folder / "ca.key"
@@ -91,6 +116,8 @@ def _authority(folder: Path) -> tuple[ec.EllipticCurvePrivateKey, x509.Certifica
             raise UserError(f"{folder}: ca.pem or ca.key cannot be read ({error})") from None
         if not isinstance(key, ec.EllipticCurvePrivateKey):
             raise UserError(f"{key_path}: found another kind of key, expected an elliptic curve's")
+        if key.public_key() != ca.public_key():
+            raise UserError(f"{key_path}: is not the key of {certificate_path}")
         return key, ca
     if certificate_path.is_file() or key_path.is_file():
         raise UserError(f"{folder}: has only one of ca.pem and ca.key, expected both or none")

@@ -16,6 +16,9 @@ from types import FrameType
 from typing import Annotated
 
 import typer
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 
 from cli.shared import console
 from client_app.runner import Runner, wait_until_ready
@@ -60,8 +63,9 @@ class Connection:
         UserError
             A key is missing, stands against another, or names a file that is not there.
         """
-        if not self.superlink:
-            raise UserError(f"{source}: found no 'superlink', expected host:port")
+        host, _, port = self.superlink.rpartition(":")
+        if not host or "/" in host or not port.isdecimal():
+            raise UserError(f"{source}: superlink: found {self.superlink!r}, expected host:port")
         files = {"root-certificates": self.root_certificates, "private-key": self.private_key}
         for key, value in files.items():
             if self.insecure and value:
@@ -72,6 +76,8 @@ class Connection:
                 )
             if value and not Path(value).expanduser().is_file():
                 raise UserError(f"{source}: {key}: {value}: no such file")
+        if self.private_key:
+            _check_key(Path(self.private_key).expanduser(), source)
 
     def command(self, node: Mapping[str, Value]) -> list[str]:
         """Return the command of the SuperNode with its node configuration."""
@@ -92,6 +98,15 @@ class Connection:
     def local_address(self) -> str:
         """Where the SuperNode and the app meet."""
         return f"127.0.0.1:{self.local_port}"
+
+
+def _check_key(path: Path, source: Path) -> None:
+    try:
+        key: object = load_ssh_private_key(path.read_bytes(), None)
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, EllipticCurvePrivateKey):
+        raise UserError(f"{source}: private-key: {path} holds none of 'rate-my-lora site-key'")
 
 
 def read_site(path: Path) -> tuple[Connection, dict[str, Value]]:
@@ -116,6 +131,12 @@ def read_site(path: Path) -> tuple[Connection, dict[str, Value]]:
         if key in specs
     }
     node = {key: value for key, value in flat.items() if key not in specs}
+    for key in ("partition-id", "num-partitions"):
+        if key in node:
+            raise UserError(f"{path}: {key}: is of simulations, expected a site of its own")
+    for key in ("data-dir", "base-model"):
+        if not node.get(key):
+            raise UserError(f"{path}: found no {key!r}, expected where this site's is")
     for key, value in node.items():
         if isinstance(value, str) and '"' in value:
             raise UserError(f"{path}: {key}: found a double quote, which Flower cannot pass on")

@@ -12,6 +12,8 @@ from rich.table import Table
 from client_app.clinical import Function, HeartFunction, myo_mass_g
 from common.files import write_text
 
+PLAUSIBLE_MYO_G = (20, 500)
+"""Mass of a left ventricle, from a child's to the most hypertrophic."""
 VENTRICLE_COLUMNS = ("EDV_ml", "ESV_ml", "SV_ml", "EF_percent")
 
 
@@ -57,7 +59,21 @@ class CaseRow:
             **_ventricle("LV", self.function.lv),
             **_ventricle("RV", self.function.rv),
             "MYO_ED_g": _number(self.function.myo_g),
+            "doubts": "; ".join(self.doubts()),
         }
+
+    def doubts(self) -> list[str]:
+        """Return what of these numbers cannot be a heart's: the labels must be wrong."""
+        sides = {"LV": self.function.lv, "RV": self.function.rv}
+        found = [
+            f"{name} is larger at ES than at ED"
+            for name, side in sides.items()
+            if side.esv_ml > side.edv_ml
+        ]
+        low, high = PLAUSIBLE_MYO_G
+        if not math.isnan(self.function.myo_g) and not low <= self.function.myo_g <= high:
+            found.append(f"a mass outside {low} to {high} g")
+        return found
 
 
 def _ventricle(name: str, function: Function) -> dict[str, str]:

@@ -92,6 +92,9 @@ def predict(
                 draw(study, files, out)
     if rows:
         console.print(function_table(rows))
+        for row in rows:
+            for doubt in row.doubts():
+                console.print(f"Doubtful: {row.case}: {doubt}; look at its picture")
         console.print(f"{out}: labels, volumes.csv, function.csv")
     if refused:
         raise UserError(f"{refused} of {sum(len(s.items) for s in studies)} files were refused")

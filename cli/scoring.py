@@ -15,7 +15,7 @@ from common import lora
 from common.adapter import load_adapter
 from common.config import RunConfig
 from common.errors import UserError
-from common.model import load_base
+from common.model import file_sha256, load_base
 
 DEFAULT_COLUMN = "VENDOR"
 
@@ -30,7 +30,13 @@ def load_model(base: Path, adapter: Path | None, config: RunConfig) -> torch.nn.
     """
     model: torch.nn.Module = load_base(base, config.model.channels(), sha256=config.base_sha256)
     if adapter is not None:
-        factors, _ = load_adapter(adapter)
+        factors, notes = load_adapter(adapter)
+        trained_on, found = notes.get("base-sha256"), file_sha256(base)
+        if trained_on and trained_on != found:
+            raise UserError(
+                f"{adapter}: was trained on the base with SHA-256 {trained_on}, found {base} "
+                f"with {found}"
+            )
         try:
             lora.set_adapter(model, factors)
         except ValueError as error:

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.shared import console
+from common.errors import UserError
 from server_app.run_dir import RunDir
 from server_app.status import FAILED, FINISHED, RUNNING, STOPPED, Status, read_status
 
@@ -195,6 +196,8 @@ def watch(
     """Show a run as it goes on; ends with it, with status 1 if it failed."""
     if once:
         snapshot = take_snapshot(run_dir)
+        if snapshot.status is None and not snapshot.history:
+            raise UserError(f"{run_dir}: no run here, expected a folder with status.json")
         console.print(view(snapshot, run_dir))
     else:
         try:

@@ -67,6 +67,9 @@ class Site:
         self.config = config
         data = settings.data_dir or config.data.data_dir
         base = settings.base_model or config.base_model
+        if not settings.simulated and not (data and base):  # never a phantom in its place
+            missing = "base-model" if data else "data-dir"
+            raise UserError(f"node config: found no {missing!r}, expected where this site's is")
         if not data or not base:
             phantom = demo.provide(config, need_base=not base)
             data, base = data or str(phantom.data_dir), base or str(phantom.base_model)

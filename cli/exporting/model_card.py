@@ -48,7 +48,6 @@ def model_card(source: Source, formats: Sequence[str], files: Iterable[Path], ro
         adapter=source.adapter and source.adapter.adapter,
         notes=source.notes,
         config=flat,
-        data_folder=source.config.path(source.config.data.data_dir).name,
         percentiles=" and ".join(map(str, CLIP_PERCENTILES)),
         paper=PAPER,
         intended_use=INTENDED_USE,

@@ -63,6 +63,25 @@ def test_half_an_authority_is_refused(tmp_path: Path) -> None:
         run("authority", tmp_path, "--host", "a")
 
 
+@pytest.mark.parametrize("host", ["", "a:9092", "fed example", "ümlaut.example.org", "https://a"])
+def test_what_no_certificate_can_name_is_refused_before_anything_is_written(
+    tmp_path: Path, host: str
+) -> None:
+    with pytest.raises(UserError, match="--host"):
+        run("authority", tmp_path / "new", "--host", host)
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_key_of_another_authority_is_refused_and_nothing_is_replaced(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        run("authority", tmp_path / name, "--host", "a")
+    before = (tmp_path / "one" / "server.pem").read_bytes()
+    (tmp_path / "one" / "ca.key").write_bytes((tmp_path / "other" / "ca.key").read_bytes())
+    with pytest.raises(UserError, match=r"ca\.key: is not the key of"):
+        run("authority", tmp_path / "one", "--host", "a")
+    assert (tmp_path / "one" / "server.pem").read_bytes() == before
+
+
 def test_private_keys_are_for_their_owner_alone(tmp_path: Path) -> None:
     run("authority", tmp_path, "--host", "a")
     run("site-key", tmp_path / "site")
@@ -90,3 +109,6 @@ def test_a_key_is_never_overwritten(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="exists already"):
         run("site-key", tmp_path / "site")
     assert (tmp_path / "site").read_bytes() == before
+    (tmp_path / "site").unlink()  # the public half may be registered
+    with pytest.raises(UserError, match=r"site\.pub: exists already"):
+        run("site-key", tmp_path / "site")

@@ -6,20 +6,23 @@ import pytest
 import tomli_w
 from flwr.common.config import parse_config_args
 
+from cli.certificates import site_key
 from cli.join import read_site
 from common.errors import UserError
 from common.options import Value
 
 
 def write(folder: Path, **keys: Value) -> Path:
-    for name in ("ca.pem", "key"):
-        (folder / name).touch()
+    (folder / "ca.pem").touch()
+    if not (folder / "key").exists():
+        site_key(folder / "key")
     flat: dict[str, Value] = {
         "superlink": "fl.example.org:9092",
         "root-certificates": str(folder / "ca.pem"),
         "private-key": str(folder / "key"),
         "site": "St. Anna",
         "data-dir": "/data/heart files",
+        "base-model": "/data/base",
         "max-rank": 16,
         **{key.replace("_", "-"): value for key, value in keys.items()},
     }
@@ -44,6 +47,7 @@ def test_flower_reads_the_node_configuration_as_it_was_written(tmp_path: Path) -
     assert parse_config_args([words[words.index("--node-config") + 1]]) == {
         "site": "St. Anna",
         "data-dir": "/data/heart files",
+        "base-model": "/data/base",
         "max-rank": 16,
     }
 
@@ -57,7 +61,13 @@ def test_the_app_is_reached_over_loopback_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
-        ({"superlink": ""}, "found no 'superlink'"),
+        ({"superlink": ""}, "superlink: found ''"),
+        ({"superlink": "fl.example.org"}, "expected host:port"),
+        ({"superlink": "https://fl.example.org:9092"}, "expected host:port"),
+        ({"data_dir": ""}, "found no 'data-dir'"),
+        ({"base_model": ""}, "found no 'base-model'"),
+        ({"partition_id": 0}, "partition-id: is of simulations"),
+        ({"private_key": __file__}, "holds none of 'rate-my-lora site-key'"),
         ({"private_key": ""}, "found no 'private-key'"),
         ({"root_certificates": ""}, "found no 'root-certificates'"),
         ({"private_key": "/nowhere/key"}, "private-key: /nowhere/key: no such file"),

@@ -12,6 +12,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from cli.watch import Snapshot, follow, headline, round_line, take_snapshot, view, watch
+from common.errors import UserError
 from server_app.run_dir import RunDir
 from server_app.status import Status, StatusFile
 from strategies.state import RoundRecord
@@ -127,6 +128,8 @@ def test_a_terminal_gets_a_live_table(tmp_path: Path) -> None:
 def test_the_exit_status_says_whether_the_run_went_well(tmp_path: Path) -> None:
     app = typer.Typer()
     app.command()(watch)
+    nothing = CliRunner().invoke(app, [str(tmp_path / "nowhere"), "--once"])
+    assert isinstance(nothing.exception, UserError)
     status = StatusFile(tmp_path / "status.json", rounds=2)
     assert CliRunner().invoke(app, [str(tmp_path), "--once"]).exit_code == 0
     status.fail(ValueError("disk full"))

@@ -119,6 +119,14 @@ def test_a_node_may_have_its_own_folder_and_base(
     assert site.base_model == base
 
 
+@pytest.mark.parametrize("missing", ["data-dir", "base-model"])
+def test_a_hospital_never_works_on_a_phantom_in_place_of_its_data(
+    site_config: RunConfig, missing: str
+) -> None:
+    with pytest.raises(UserError, match=f"found no '{missing}'"):
+        Site(GE, changed(site_config, {missing: ""}))
+
+
 def test_a_description_counts_cases_and_slices(site_config: RunConfig, work_dir: Path) -> None:
     facts = Site(GE, site_config).describe()
     own = [c for c in read_cases(Path(site_config.data.data_dir)) if "GE" in c.info["VENDOR"]]
