@@ -17,7 +17,7 @@ import numpy as np
 from cli.patient_scores import score_patients
 from cli.progress import Advance
 from client_app import demo
-from common.adapter import load_adapter
+from common.adapter import BASE_NOTE, load_adapter
 from common.config import DataConfig, RunConfig
 from common.errors import UserError
 from common.files import write_text
@@ -120,7 +120,7 @@ def _phantom(config: RunConfig) -> demo.Provided | None:
 
 def _base_of(adapter: Path, config: RunConfig) -> str:
     """Return the fingerprint of the base that the run was on; empty where it is not known."""
-    return load_adapter(adapter)[1].get("base-sha256", "") or config.base_sha256
+    return load_adapter(adapter)[1].get(BASE_NOTE, "") or config.base_sha256
 
 
 def _updates(run: Run) -> dict[int, dict[str, Path]]:

@@ -12,7 +12,7 @@ from client_app.evaluation import Scores, evaluate
 from client_app.preprocessing import load_volume, volumes
 from client_app.splits import Split, split_cases
 from common import lora
-from common.adapter import load_adapter
+from common.adapter import check_base, load_adapter
 from common.config import RunConfig
 from common.errors import UserError
 from common.model import file_sha256, load_base
@@ -31,12 +31,7 @@ def load_model(base: Path, adapter: Path | None, config: RunConfig) -> torch.nn.
     model: torch.nn.Module = load_base(base, config.model.channels(), sha256=config.base_sha256)
     if adapter is not None:
         factors, notes = load_adapter(adapter)
-        trained_on, found = notes.get("base-sha256"), file_sha256(base)
-        if trained_on and trained_on != found:
-            raise UserError(
-                f"{adapter}: was trained on the base with SHA-256 {trained_on}, found {base} "
-                f"with {found}"
-            )
+        check_base(adapter, notes, base, file_sha256(base))
         try:
             lora.set_adapter(model, factors)
         except ValueError as error:

@@ -13,6 +13,9 @@ from torch import Tensor
 from common.errors import UserError
 from common.tensor_files import write_tensors
 
+BASE_NOTE = "base-sha256"
+"""What an adapter file calls the fingerprint of its base, in its notes."""
+
 
 class Factors(NamedTuple):
     """The two LoRA factors of one layer; its weight changes by scale · B·A."""
@@ -150,3 +153,25 @@ def load_adapter(path: Path) -> tuple[Adapter, dict[str, str]]:
     if not all(torch.isfinite(value).all() for value in (torch.tensor(scale), *tensors.values())):
         raise UserError(f"{path}: the adapter has values that are not finite")
     return adapter, metadata
+
+
+def check_base(path: Path, notes: Mapping[str, str], base: Path, sha256: str) -> None:
+    """Check that an adapter is used on the base that it was trained on, where its notes say which.
+
+    Parameters
+    ----------
+    path, notes
+        The adapter's file and the notes in it.
+    base, sha256
+        The base file and its fingerprint.
+
+    Raises
+    ------
+    UserError
+        It is another base.
+    """
+    if notes.get(BASE_NOTE, sha256) != sha256:
+        raise UserError(
+            f"{path}: was trained on the base with SHA-256 {notes[BASE_NOTE]}, found {base} with "
+            f"{sha256}"
+        )

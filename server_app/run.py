@@ -9,7 +9,7 @@ from flwr.serverapp import Grid
 from rich.console import Console
 
 from common import lora
-from common.adapter import save_adapter
+from common.adapter import BASE_NOTE, save_adapter
 from common.config import RunConfig
 from common.model import build_unet, file_sha256, load_base, weight_bytes
 from common.records import adapter_to_record
@@ -87,7 +87,7 @@ def _federate(
     save_adapter(
         strategy.state.adapter,
         folder.adapter,
-        {"base-sha256": strategy.exchange.roster.base_sha256},
+        {BASE_NOTE: strategy.exchange.roster.base_sha256},
     )
     scores = strategy.test(grid)
     summary = summarise(

@@ -9,15 +9,12 @@ from monai.networks.nets import BasicUNet
 
 from cli.exporting.run_facts import RunFacts, read_run
 from common import lora
-from common.adapter import Adapter, load_adapter
+from common.adapter import BASE_NOTE, Adapter, check_base, load_adapter
 from common.config import RunConfig
 from common.errors import UserError
 from common.model import file_sha256, load_base
 from server_app.run_dir import RunDir
 from server_app.settings import load_config, read_toml
-
-BASE_NOTE = "base-sha256"
-"""What an adapter file calls the fingerprint of its base."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +62,7 @@ class Source:
     @property
     def notes(self) -> dict[str, str]:
         """Fingerprints of what the exported files were made of."""
-        notes = {"base-sha256": self.base_sha256}
+        notes = {BASE_NOTE: self.base_sha256}
         if self.adapter is not None:
             notes["adapter-sha256"] = self.adapter.sha256
         return notes
@@ -99,11 +96,8 @@ def open_source(
     if base is None:
         base = _find_base(settings, wanted, run)
     sha256 = file_sha256(base)
-    if notes.get(BASE_NOTE, sha256) != sha256:
-        raise UserError(
-            f"{adapter}: was trained on the base with SHA-256 {notes[BASE_NOTE]}, "
-            f"found {base} with {sha256}"
-        )
+    if adapter is not None:
+        check_base(adapter, notes, base, sha256)
     network = load_base(base, settings.model.channels(), sha256=settings.base_sha256)
     if factors is None or adapter is None:
         return Source(settings, base, sha256, None, facts)

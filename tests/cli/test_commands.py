@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,37 +21,11 @@ from client_app.splits import split_cases
 from common import lora
 from common.adapter import save_adapter
 from common.model import build_unet, file_sha256, load_base, save_base
+from tests.cli.running import Ended, Run
 from tests.client_app.samples import TINY, write_case, write_mnms2_hearts, write_nifti, write_table
 from tests.conftest import SMALL, MakeAdapter
 
 COLUMNS = {"LV", "MYO", "RV", "mean"}
-
-
-@dataclass
-class Ended:
-    """How a command ended."""
-
-    status: int
-    out: str
-    error: str
-
-
-Run = Callable[..., Ended]
-
-
-@pytest.fixture
-def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Return what runs a command in this process."""
-
-    def run(*words: object) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["rate-my-lora", *map(str, words)])
-        with pytest.raises(SystemExit) as end:
-            commands.main()
-        status = end.value.code or 0
-        assert isinstance(status, int)
-        return Ended(status, *capfd.readouterr())
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -402,6 +375,19 @@ def test_a_base_that_is_none_is_named(run: Run, tmp_path: Path, config: Path, he
     refused(run("evaluate", "--base", wrong, *words), str(wrong), "not a safetensors file")
     gone = tmp_path / "gone"
     refused(run("evaluate", "--base", gone, *words), str(gone), "cannot read the file")
+
+
+def test_an_adapter_of_another_base_is_refused_with_both_fingerprints(
+    run: Run, tmp_path: Path, config: Path, base: Path, hearts: Path
+) -> None:
+    shapes = lora.layer_shapes(build_unet(SMALL))
+    adapter = lora.initial_adapter(shapes, 2, 1.0, 0)
+    words = ("--base", base, "--data", hearts, "--config", config)
+    save_adapter(adapter, tmp_path / "foreign", {"base-sha256": "ab" * 32})
+    ended = run("evaluate", *words, "--adapter", tmp_path / "foreign")
+    refused(ended, str(tmp_path / "foreign"), "ab" * 32, str(base), file_sha256(base))
+    save_adapter(adapter, tmp_path / "own", {"base-sha256": file_sha256(base)})
+    assert run("evaluate", *words, "--adapter", tmp_path / "own").status == 0
 
 
 def test_an_adapter_for_another_model_is_named(

@@ -3,19 +3,15 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 import onnxruntime
 import pytest
 import torch
-import typer
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from cli import main as commands
 from cli.export import export
 from cli.exporting import onnx_file
 from client_app.evaluation import predict_logits
@@ -32,19 +28,11 @@ from tests.cli.export_samples import (
     random_adapter,
     write_model,
 )
+from tests.cli.running import Ended, Run
 from tests.conftest import SMALL
 
 LOGIT_TOLERANCE = 1e-4
 """Of ONNX Runtime, whose sums run in another order."""
-
-
-@dataclass
-class Ended:
-    """How a command ended."""
-
-    status: int
-    out: str
-    error: str
 
 
 @pytest.fixture(scope="module")
@@ -191,28 +179,6 @@ def test_an_export_prints_the_files_it_wrote_and_nothing_else(ended: Ended, expo
 
 
 # --- mistakes
-
-
-Run = Callable[..., Ended]
-
-
-@pytest.fixture
-def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Return what runs the command in this process, as the program does."""
-    app = typer.Typer()
-    app.callback()(lambda: None)
-    app.command()(export)
-
-    def run(*words: object) -> Ended:
-        monkeypatch.setattr(commands, "app", app)
-        monkeypatch.setattr(sys, "argv", ["rate-my-lora", *map(str, words)])
-        with pytest.raises(SystemExit) as end:
-            commands.main()
-        status = end.value.code or 0
-        assert isinstance(status, int)
-        return Ended(status, *capfd.readouterr())
-
-    return run
 
 
 def refused(ended: Ended, out: Path, *words: str) -> None:

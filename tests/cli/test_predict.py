@@ -17,8 +17,10 @@ from PIL import Image
 from torch.nn.functional import cross_entropy
 from typer.testing import CliRunner
 
+from cli.measurements import CaseRow
 from cli.predict import predict
 from cli.predicting import How, case_row, frame_rows, segment_item
+from client_app.clinical import Function, HeartFunction
 from client_app.datasets import ACDC_LABELS
 from client_app.studies import find_studies
 from common import lora
@@ -304,3 +306,21 @@ def test_mistakes_are_said_before_anything_is_done(run: Run, tmp_path: Path, war
         with pytest.raises(UserError, match=said):
             run(*words)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("lv", "rv", "myo_g", "doubts"),
+    [
+        ((120.0, 50.0), (130.0, 70.0), 110.0, []),
+        ((math.nan, 50.0), (math.nan, math.nan), math.nan, []),
+        ((120.0, 121.0), (130.0, 70.0), 110.0, ["LV is larger at ES than at ED"]),
+        ((120.0, 50.0), (489.8, 503.3), 930.9,
+         ["RV is larger at ES than at ED", "a mass outside 20 to 500 g"]),
+    ],
+)  # fmt: skip
+def test_function_that_no_heart_has_is_doubted(
+    lv: tuple[float, float], rv: tuple[float, float], myo_g: float, doubts: list[str]
+) -> None:
+    row = CaseRow("case", None, None, HeartFunction(Function(*lv), Function(*rv), myo_g))
+    assert row.doubts() == doubts
+    assert row.cells()["doubts"] == "; ".join(doubts)
