@@ -8,9 +8,9 @@ import random
 from collections.abc import Callable
 
 import numpy as np
+import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord
 from flwr.clientapp import ClientApp
-from flwr.common import Array
 from numpy.typing import NDArray
 
 from client_app import app as shipped
@@ -73,11 +73,14 @@ def misbehave(
 def poisoned(attack: str, start: ArrayRecord, own: ArrayRecord, seed: int) -> ArrayRecord:
     """Return the poisoned adapter."""
     generator = np.random.default_rng(seed)
-    arrays = {}
-    for name, array in own.items():
-        value = POISONS[attack](name, start[name].numpy(), array.numpy(), generator)
-        arrays[name] = Array(value.astype(np.float32))
-    return ArrayRecord(arrays)
+    before, after = records.record_to_tensors(start), records.record_to_tensors(own)
+    values = {
+        name: POISONS[attack](name, before[name].numpy(), value.numpy(), generator)
+        for name, value in after.items()
+    }
+    return records.tensors_to_record(
+        {name: torch.from_numpy(value.astype(np.float32)) for name, value in values.items()}
+    )
 
 
 app = ClientApp(mods=[misbehave])

@@ -3,13 +3,14 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from flwr.app import Message, RecordDict
+import torch
+from flwr.app import ArrayRecord, Message, RecordDict
 from flwr.common.inflatable import get_all_nested_objects
 
 from common import records
@@ -35,23 +36,14 @@ def describe(content: RecordDict) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``arrays``: name, shape, dtype, bytes and SHA-256 of each; ``metrics`` and ``config``:
-        names and values; ``payload_bytes``: of the arrays' values; ``message_bytes``: of all
+        ``arrays``: name, shape, dtype, bytes and SHA-256 of each tensor; ``metrics``,
+        ``config``: names and values; ``payload_bytes``: of the tensors; ``message_bytes``: of all
         objects as Flower sends them; ``sha256``: of the whole content.
     """
     arrays, payload = [], 0
     for key, record in sorted(content.array_records.items()):
         payload += records.payload_bytes(record)
-        for name, array in record.items():
-            arrays.append(
-                {
-                    "name": f"{key}/{name}",
-                    "shape": list(array.shape),
-                    "dtype": array.dtype,
-                    "bytes": len(array.data),
-                    "sha256": hashlib.sha256(array.data).hexdigest(),
-                }
-            )
+        arrays += [{"name": f"{key}/{name}", **facts} for name, facts in _arrays(record)]
     objects = get_all_nested_objects(content)
     return {
         "arrays": arrays,
@@ -61,6 +53,22 @@ def describe(content: RecordDict) -> dict[str, Any]:
         "message_bytes": sum(len(item.deflate()) for item in objects.values()),
         "sha256": content.object_id,
     }
+
+
+def _arrays(record: ArrayRecord) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the facts of every tensor; of every array as it came where they cannot be read."""
+    try:
+        for name, tensor in records.record_to_tensors(record).items():
+            data = tensor.flatten().view(torch.uint8).numpy().tobytes()
+            yield name, _facts(tensor.shape, records.type_name(tensor), data)
+    except ValueError:
+        for name, array in record.items():
+            yield name, _facts(array.shape, array.dtype, array.data)
+
+
+def _facts(shape: Sequence[int], dtype: str, data: bytes) -> dict[str, Any]:
+    sha256 = hashlib.sha256(data).hexdigest()
+    return {"shape": list(shape), "dtype": dtype, "bytes": len(data), "sha256": sha256}
 
 
 class AuditLog:

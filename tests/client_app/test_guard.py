@@ -8,8 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.common import Array
+from safetensors.torch import load, save
+from torch import Tensor
 
 from client_app.audit import read_audit
 from client_app.guard import CANNOT, REFUSED, UNEXPECTED, failure, guard
@@ -90,27 +93,49 @@ def arrays(content: RecordDict) -> ArrayRecord:
     return found
 
 
-def first(content: RecordDict) -> str:
-    return next(iter(arrays(content)))
+FIRST = "conv_0.conv_0.conv.lora_A"
 
 
-def set_first(content: RecordDict, change: Callable[[Any], Any]) -> None:
-    name = first(content)
-    arrays(content)[name] = Array(change(arrays(content)[name].numpy()))
+def set_tensors(change: Callable[[dict[str, Tensor]], object]) -> Change:
+    def changed(content: RecordDict) -> None:
+        tensors = records.record_to_tensors(arrays(content))
+        change(tensors)
+        content[records.ADAPTER] = records.tensors_to_record(tensors)
+
+    return changed
 
 
-def relabel(content: RecordDict) -> None:
-    """Let an array say of itself that it is what is expected, and hold another."""
-    name = first(content)
-    old = arrays(content)[name]
-    image = Array(np.zeros((64, 64), np.float32))
-    arrays(content)[name] = Array(old.dtype, old.shape, old.stype, image.data)
+def set_bytes(change: Callable[[bytes], bytes]) -> Change:
+    def changed(content: RecordDict) -> None:
+        data = change(arrays(content)[records.PACKED].numpy().tobytes())
+        array = Array(np.frombuffer(data, np.uint8))
+        content[records.ADAPTER] = ArrayRecord({records.PACKED: array})
+
+    return changed
 
 
 def append_bytes(content: RecordDict) -> None:
-    name = first(content)
-    old = arrays(content)[name]
-    arrays(content)[name] = Array(old.dtype, old.shape, old.stype, old.data + bytes(1000))
+    old = arrays(content)[records.PACKED]
+    array = Array(old.dtype, old.shape, old.stype, old.data + bytes(1000))
+    content[records.ADAPTER] = ArrayRecord({records.PACKED: array})
+
+
+def relabel(content: RecordDict) -> None:
+    """Let the array say of itself what its bytes are not."""
+    old = arrays(content)[records.PACKED]
+    array = Array("patient 007", old.shape, old.stype, old.data)
+    content[records.ADAPTER] = ArrayRecord({records.PACKED: array})
+
+
+def with_note(data: bytes) -> bytes:
+    """Return the same tensors with a note in the header."""
+    return save(load(data), {"patient": "007"})
+
+
+def with_spaces(data: bytes) -> bytes:
+    """Return the same tensors with spaces behind the header, whose number could mean something."""
+    size = int.from_bytes(data[:8], "little")
+    return (size + 8).to_bytes(8, "little") + data[8 : 8 + size] + b" " * 8 + data[8 + size :]
 
 
 def add(content: RecordDict, key: str, record: Any) -> None:
@@ -133,13 +158,19 @@ SMUGGLED: list[tuple[str, str, Change]] = [
      lambda c: add(c, "more", ArrayRecord({"x": Array(np.zeros(3, np.float32))}))),
     ("arrays in a validation", records.VALIDATE,
      lambda c: add(c, records.ADAPTER, ArrayRecord({"x": Array(np.zeros(3, np.float32))}))),
-    ("a factor of another shape", records.TRAIN, lambda c: set_first(c, lambda v: v[:-1])),
-    ("a factor of another type", records.TRAIN, lambda c: set_first(c, lambda v: v.astype("f8"))),
-    ("a missing factor", records.TRAIN, lambda c: arrays(c).pop(first(c))),
+    ("a factor of another shape", records.TRAIN,
+     set_tensors(lambda t: t.update({FIRST: t[FIRST][:-1]}))),
+    ("a factor of another type", records.TRAIN,
+     set_tensors(lambda t: t.update({FIRST: t[FIRST].double()}))),
+    ("a missing factor", records.TRAIN, set_tensors(lambda t: t.pop(FIRST))),
+    ("an image among the factors", records.TRAIN,
+     set_tensors(lambda t: t.update({"image": torch.zeros(9, 9)}))),
+    ("bytes behind the tensors", records.TRAIN, set_bytes(lambda data: data + bytes(1000))),
+    ("bytes that are no adapter", records.TRAIN, set_bytes(lambda _: b"123")),
+    ("a note beside the tensors", records.TRAIN, set_bytes(with_note)),
+    ("bytes behind the array", records.TRAIN, append_bytes),
     ("an array that says it is another", records.TRAIN, relabel),
-    ("bytes behind an array", records.TRAIN, append_bytes),
-    ("bytes that are no array", records.TRAIN,
-     lambda c: arrays(c).update({first(c): Array("float32", (3, 9), "numpy.ndarray", b"123")})),
+    ("spaces in the header", records.TRAIN, set_bytes(with_spaces)),
     ("a metric by patient", records.VALIDATE, metric("dice.patient007", 0.5)),
     ("a list of numbers", records.TEST, metric("base.dice.LV", [0.1, 0.9])),
     ("a metric of another request", records.VALIDATE, metric("loss", 0.5)),
@@ -208,10 +239,10 @@ def test_the_log_has_every_array_and_byte(tmp_path: Path, adapter: Adapter) -> N
     assert left["metrics"] == {"metrics": dict(content.metric_records["metrics"])}
     by_name = {array["name"]: array for array in left["arrays"]}
     assert set(by_name) == {f"adapter/{name}" for name in adapter.tensors()}
-    for name, array in arrays(content).items():
+    for name, value in adapter.tensors().items():
         line = by_name[f"adapter/{name}"]
-        assert line["shape"] == list(array.numpy().shape)
-        assert line["sha256"] == hashlib.sha256(array.data).hexdigest()
+        assert line["shape"] == list(value.shape)
+        assert line["sha256"] == hashlib.sha256(value.numpy().tobytes()).hexdigest()
 
 
 def test_where_the_log_cannot_be_written_nothing_leaves(tmp_path: Path, adapter: Adapter) -> None:

@@ -1,6 +1,7 @@
 """Adapters over the wire: bit for bit, and nothing else comes through."""
 
 import io
+import math
 import pickletools
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from flwr.common.inflatable import get_all_nested_objects
 from flwr.common.inflatable_utils import inflate_object_from_contents
 from flwr.common.serde import array_record_from_proto, array_record_to_proto
 from flwr.proto import recorddict_pb2
+from torch import Tensor
 
 from common import records
 from common.config import MethodConfig, RunConfig
@@ -24,7 +26,7 @@ from tests.conftest import MakeAdapter
 SHAPES = {"conv": (4, 9), "last": (2, 4)}
 RANK = 3
 
-Changes = Mapping[str, Array | None]
+Changes = Mapping[str, Tensor | None]
 
 
 def by_proto(record: ArrayRecord) -> ArrayRecord:
@@ -44,12 +46,12 @@ def by_objects(record: ArrayRecord) -> ArrayRecord:
 
 def record_with(changes: Changes) -> ArrayRecord:
     """Return a valid record for SHAPES, changed (None takes an array out)."""
-    arrays: dict[str, Array | None] = {}
+    tensors: dict[str, Tensor | None] = {}
     for name, (c_out, fan_in) in SHAPES.items():
-        arrays[f"{name}.lora_A"] = Array(np.ones((RANK, fan_in), np.float32))
-        arrays[f"{name}.lora_B"] = Array(np.ones((c_out, RANK), np.float32))
-    changed = {**arrays, **changes}
-    return ArrayRecord({name: array for name, array in changed.items() if array is not None})
+        tensors[f"{name}.lora_A"] = torch.ones(RANK, fan_in)
+        tensors[f"{name}.lora_B"] = torch.ones(c_out, RANK)
+    changed = {**tensors, **changes}
+    return records.tensors_to_record({k: v for k, v in changed.items() if v is not None})
 
 
 def refusal(record: ArrayRecord) -> str:
@@ -59,9 +61,14 @@ def refusal(record: ArrayRecord) -> str:
     return str(caught.value)
 
 
-def array_of(data: bytes, stype: str = "numpy.ndarray") -> Array:
-    """Return an array that claims to be a valid ``conv.lora_B`` and holds ``data``."""
-    return Array("float32", (4, RANK), stype, data)
+def packed(data: bytes) -> ArrayRecord:
+    """Return a record of an array of bytes, as an adapter's is."""
+    return ArrayRecord({records.PACKED: Array(np.frombuffer(data, np.uint8))})
+
+
+def claimed(data: bytes, stype: str = "numpy.ndarray") -> ArrayRecord:
+    """Return a record of what claims to be an array of bytes and is ``data``."""
+    return ArrayRecord({records.PACKED: Array("uint8", (len(data),), stype, data)})
 
 
 def npy(value: Any, **options: Any) -> bytes:
@@ -73,6 +80,11 @@ def npy(value: Any, **options: Any) -> bytes:
 def npy_claiming(header: str) -> bytes:
     """Return numpy's format with a header of one's own and no data."""
     return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode()
+
+
+def with_header(header: str, data: bytes = b"") -> bytes:
+    """Return safetensors' format with a header of one's own."""
+    return len(header).to_bytes(8, "little") + header.encode() + data
 
 
 class Bomb:
@@ -116,37 +128,33 @@ def test_what_is_received_can_be_trained_on(make_adapter: MakeAdapter) -> None:
         ({"last.lora_A": None, "last.lora_B": None}, "layer last is missing (1 in all)"),
         ({"last.lora_B": None}, "last.lora_B is missing"),
         (
-            {"x.lora_A": Array(np.ones((3, 1), "f4")), "x.lora_B": Array(np.ones((1, 3), "f4"))},
+            {"x.lora_A": torch.ones(3, 1), "x.lora_B": torch.ones(1, 3)},
             "layer x is not in the model (1 in all)",
         ),
-        ({"last.bias": Array(np.ones((2, 2), "f4"))}, "unexpected tensor last.bias"),
-        (
-            {"conv.lora_B": Array(np.ones((5, 3), "f4"))},
-            "layer conv: shape (5, 9), expected (4, 9)",
-        ),
-        ({"conv.lora_B": Array(np.ones((4, 3, 1, 1), "f4"))}, "unexpected tensor conv.lora_B"),
-        ({"conv.lora_B": Array(np.ones((4, 2), "f4"))}, "expected one rank in all layers"),
-        ({"conv.lora_B": Array(np.ones((4, 3), "f8"))}, "is float64, expected float32"),
-        ({"conv.lora_B": Array(np.ones((4, 3), "f2"))}, "is float16, expected float32"),
-        ({"conv.lora_B": Array(np.ones((4, 3), "i4"))}, "is int32, expected float32"),
-        ({"conv.lora_B": Array(np.ones((4, 3), ">f4"))}, "is >f4, expected float32"),
-        ({"conv.lora_B": Array(np.full((4, 3), "a"))}, "is <U1, expected float32"),
-        ({"conv.lora_B": Array(np.full((4, 3), np.nan, "f4"))}, "values that are not finite"),
-        ({"conv.lora_B": Array(np.full((4, 3), np.inf, "f4"))}, "values that are not finite"),
-        ({"conv.lora_B": Array(np.full((4, 3), -np.inf, "f4"))}, "values that are not finite"),
-        ({"conv.lora_B": Array(np.full((4, 3), -3e38, "f4"))}, "values up to 3e+38"),
-        ({"conv.lora_B": Array(np.full((4, 3), 1.1e6, "f4"))}, "expected at most 1e+06"),
+        ({"last.bias": torch.ones(2, 2)}, "unexpected tensor last.bias"),
+        ({"conv.lora_B": torch.ones(5, 3)}, "layer conv: shape (5, 9), expected (4, 9)"),
+        ({"conv.lora_B": torch.ones(4, 3, 1, 1)}, "unexpected tensor conv.lora_B"),
+        ({"conv.lora_B": torch.ones(4, 2)}, "expected one rank in all layers"),
+        ({"conv.lora_B": torch.ones(4, 3).double()}, "is float64, expected float32"),
+        ({"conv.lora_B": torch.ones(4, 3).half()}, "is float16, expected float32"),
+        ({"conv.lora_B": torch.ones(4, 3).bfloat16()}, "is bfloat16, expected float32"),
+        ({"conv.lora_B": torch.ones(4, 3).int()}, "is int32, expected float32"),
+        ({"conv.lora_B": torch.full((4, 3), math.nan)}, "values that are not finite"),
+        ({"conv.lora_B": torch.full((4, 3), math.inf)}, "values that are not finite"),
+        ({"conv.lora_B": torch.full((4, 3), -math.inf)}, "values that are not finite"),
+        ({"conv.lora_B": torch.full((4, 3), -3e38)}, "values up to 3e+38"),
+        ({"conv.lora_B": torch.full((4, 3), 1.1e6)}, "expected at most 1e+06"),
     ],
 )
-def test_arrays_that_were_not_agreed_are_refused(changes: Changes, message: str) -> None:
+def test_tensors_that_were_not_agreed_are_refused(changes: Changes, message: str) -> None:
     records.record_to_adapter(record_with({}), 1.0, SHAPES, RANK)
     assert message in refusal(record_with(changes))
 
 
 def test_one_value_that_is_not_finite_is_enough() -> None:
-    value = np.ones((4, RANK), np.float32)
-    value[2, 1] = np.nan
-    message = refusal(record_with({"conv.lora_B": Array(value)}))
+    value = torch.ones(4, RANK)
+    value[2, 1] = math.nan
+    message = refusal(record_with({"conv.lora_B": value}))
     assert message == "conv.lora_B has values that are not finite"
 
 
@@ -155,51 +163,66 @@ def test_another_rank_than_agreed_is_refused() -> None:
         records.record_to_adapter(record_with({}), 1.0, SHAPES, 2)
 
 
-def test_an_empty_record_is_refused() -> None:
-    assert refusal(ArrayRecord()) == "the adapter is empty"
+@pytest.mark.parametrize("record", [ArrayRecord(), records.tensors_to_record({})])
+def test_an_empty_record_is_refused(record: ArrayRecord) -> None:
+    assert refusal(record) == "the adapter is empty"
+
+
+def test_a_record_of_more_than_the_packed_tensors_is_refused() -> None:
+    record = record_with({})
+    record["image"] = record[records.PACKED]
+    assert refusal(record) == "array 'image' is not on the list"
 
 
 def test_a_pickle_is_refused_and_not_opened(tmp_path: Path) -> None:
     fuse = tmp_path / "exploded"
     data = npy(np.array([Bomb(fuse)], dtype=object), allow_pickle=True)
-    assert "cannot be read" in refusal(record_with({"conv.lora_B": array_of(data)}))
     bare = data[data.index(b"\x80") :]
-    assert "cannot be read" in refusal(record_with({"conv.lora_B": array_of(bare)}))
+    for record in (packed(bare), claimed(bare), claimed(data), claimed(bare, "torch.save")):
+        assert "cannot be read" in refusal(record)
     assert not fuse.exists()
     pickletools.dis(bare, out=io.StringIO())  # it is a pickle,
     np.load(io.BytesIO(data), allow_pickle=True)
     assert fuse.exists()  # and a live one
 
 
-VALID = npy(np.ones((4, RANK), np.float32))
-ZIP = io.BytesIO()
-np.savez(ZIP, np.ones((4, RANK), np.float32))
-HUGE = "{'descr': '<f4', 'fortran_order': False, 'shape': (%s,)}"
+VALID = record_with({})[records.PACKED].numpy().tobytes()
+HUGE = "{'descr': '|u1', 'fortran_order': False, 'shape': (%s,)}"
+ENTRY = '{"conv.lora_B":{"dtype":"F32","shape":[%s],"data_offsets":[0,%s]}}'
 GARBAGE = {
-    "nothing": array_of(b""),
-    "text": array_of(b"an adapter, honestly"),
-    "half": array_of(VALID[:-2]),
-    "half a header": array_of(VALID[:40]),
-    "another type of array": array_of(VALID, stype="torch.tensor"),
-    "archive": array_of(ZIP.getvalue()),
-    "broken archive": array_of(b"PK\x03\x04" + bytes(50)),
-    "broken header": array_of(npy_claiming("{'descr': ((((")),
-    "more than there is": array_of(npy_claiming(HUGE % 10**6)),
-    "more than fits in memory": array_of(npy_claiming(HUGE % 10**16)),
-    "more than can be counted": array_of(npy_claiming(HUGE % 10**24)),
+    "nothing": packed(b""),
+    "text": packed(b"an adapter, honestly"),
+    "half": packed(VALID[:-2]),
+    "half a header": packed(VALID[:40]),
+    "too long": packed(VALID + bytes(4)),
+    "archive": packed(b"PK\x03\x04" + bytes(50)),
+    "a header that is no JSON": packed(with_header("{{{{")),
+    "a header of another kind": packed(with_header('{"conv.lora_B":1}')),
+    "a header that has no end": packed(b"\xff" * 64),
+    "a type of its own": packed(with_header((ENTRY % (1, 4)).replace("F32", "IMG"), bytes(4))),
+    "more than there is": packed(with_header(ENTRY % (10**6, 4 * 10**6), bytes(4))),
+    "more than fits in memory": packed(with_header(ENTRY % (10**16, 4 * 10**16), bytes(4))),
+    "more than can be counted": packed(with_header(ENTRY % (10**24, 4 * 10**24), bytes(4))),
+    "no array": claimed(b"123"),
+    "an empty array": claimed(b""),
+    "an array of floats": claimed(npy(np.ones(4))),
+    "a table of bytes": claimed(npy(np.ones((4, 4), np.uint8))),
+    "an array's archive": claimed(b"PK\x03\x04" + bytes(50)),
+    "an array with a broken header": claimed(npy_claiming("{'descr': ((((")),
+    "an array of more than there is": claimed(npy_claiming(HUGE % 10**16)),
+    "another shape than bytes": packed(with_header(ENTRY % ("4, 3", 4), bytes(4))),
 }
 
 
 @pytest.mark.parametrize("what", GARBAGE)
-def test_bytes_that_are_no_array_are_refused_as_values(what: str) -> None:
-    assert "conv.lora_B" in refusal(record_with({"conv.lora_B": GARBAGE[what]}))
+def test_bytes_that_are_no_adapter_are_refused_as_values(what: str) -> None:
+    assert refusal(GARBAGE[what]).startswith("the adapter cannot be read")
 
 
 @pytest.mark.parametrize("what", GARBAGE)
-def test_counting_bytes_survives_what_is_no_array(what: str) -> None:
-    rest = records.payload_bytes(record_with({"conv.lora_B": None}))
-    size = records.payload_bytes(record_with({"conv.lora_B": GARBAGE[what]}))
-    assert size == rest + len(GARBAGE[what].data)
+def test_counting_bytes_survives_what_is_no_adapter(what: str) -> None:
+    record = GARBAGE[what]
+    assert records.payload_bytes(record) == len(record[records.PACKED].data)
 
 
 def test_the_payload_of_a_record_is_that_of_its_adapter(make_adapter: MakeAdapter) -> None:

@@ -244,8 +244,7 @@ def message_adapter(message: Message, scale: float = 1.0) -> Adapter:
     """Return the adapter in a message."""
     arrays = message.content[records.ADAPTER]
     assert isinstance(arrays, ArrayRecord)
-    tensors = {name: torch.from_numpy(array.numpy()) for name, array in arrays.items()}
-    return Adapter.from_tensors(tensors, scale)
+    return Adapter.from_tensors(records.record_to_tensors(arrays), scale)
 
 
 def make_config(**keys: Value) -> RunConfig:
@@ -324,5 +323,5 @@ def go_on(outcome: Outcome, grid: FakeGrid) -> None:
     strategy = outcome.strategy
     initial = records.adapter_to_record(strategy.state.adapter)
     result = strategy.start(grid, initial, num_rounds=strategy.config.method.rounds)
-    tensors = {name: torch.from_numpy(array.numpy()) for name, array in result.arrays.items()}
+    tensors = records.record_to_tensors(result.arrays)
     outcome.result = Adapter.from_tensors(tensors, strategy.config.model.alpha_per_rank)

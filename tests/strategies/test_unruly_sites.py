@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.common import Array
+from torch import Tensor
 
 from common import records
 from common.errors import UserError
@@ -87,43 +88,43 @@ def with_numbers(**numbers: int | float | list[int]) -> Fault:
     return fault
 
 
-def with_arrays(change: Callable[[dict[str, Array]], object]) -> Fault:
+def with_tensors(change: Callable[[dict[str, Tensor]], object]) -> Fault:
     def fault(_message: Message, reply: Message) -> Message:
         arrays = reply.content[records.ADAPTER]
         assert isinstance(arrays, ArrayRecord)
-        found = dict(arrays)
+        found = records.record_to_tensors(arrays)
         change(found)
-        reply.content[records.ADAPTER] = ArrayRecord(found)
+        reply.content[records.ADAPTER] = records.tensors_to_record(found)
         return reply
 
     return fault
 
 
 def poisoned(number: float) -> Fault:
-    def change(arrays: dict[str, Array]) -> None:
-        values = arrays["head.lora_B"].numpy().copy()
-        values[0, 0] = number
-        arrays["head.lora_B"] = Array(values)
+    def change(tensors: dict[str, Tensor]) -> None:
+        tensors["head.lora_B"][0, 0] = number
 
-    return with_arrays(change)
+    return with_tensors(change)
 
 
 def of_rank(rank: int) -> Fault:
-    other = records.adapter_to_record(random_adapter(0, rank))
-    return with_arrays(lambda arrays: arrays.update(other))
+    other = random_adapter(0, rank).tensors()
+    return with_tensors(lambda tensors: tensors.update(other))
 
 
-def as_double(arrays: dict[str, Array]) -> None:
-    arrays["head.lora_A"] = Array(arrays["head.lora_A"].numpy().astype(np.float64))
+def as_double(tensors: dict[str, Tensor]) -> None:
+    tensors["head.lora_A"] = tensors["head.lora_A"].double()
 
 
-def transposed(arrays: dict[str, Array]) -> None:
-    for name, array in arrays.items():
-        arrays[name] = Array(np.ascontiguousarray(array.numpy().T))
+def transposed(tensors: dict[str, Tensor]) -> None:
+    for name, value in tensors.items():
+        tensors[name] = value.T.contiguous()
 
 
-def garbled(arrays: dict[str, Array]) -> None:
-    arrays["head.lora_A"] = Array("float32", (4, 5), "numpy.ndarray", b"not numpy's")
+def garbled(_message: Message, reply: Message) -> Message:
+    array = Array(np.frombuffer(b"not an adapter", np.uint8))
+    reply.content[records.ADAPTER] = ArrayRecord({records.PACKED: array})
+    return reply
 
 
 TRAIN_FAULTS: dict[str, tuple[Fault, str]] = {
@@ -137,16 +138,16 @@ TRAIN_FAULTS: dict[str, tuple[Fault, str]] = {
     "NaN": (poisoned(math.nan), "head.lora_B has values that are not finite"),
     "huge": (poisoned(3e38), "head.lora_B has values up to 3e+38, expected at most 1e+06"),
     "infinity": (poisoned(-math.inf), "head.lora_B has values that are not finite"),
-    "transposed": (with_arrays(transposed), "expected"),
+    "transposed": (with_tensors(transposed), "expected"),
     "rank too low": (of_rank(3), "rank 3, expected 4"),
     "rank too high": (of_rank(5), "rank 5, expected 4"),
-    "float64": (with_arrays(as_double), "head.lora_A is"),
+    "float64": (with_tensors(as_double), "head.lora_A is"),
     "a layer too few": (
-        with_arrays(lambda a: [a.pop("head.lora_A"), a.pop("head.lora_B")]),
+        with_tensors(lambda a: [a.pop("head.lora_A"), a.pop("head.lora_B")]),
         "layer head is missing",
     ),
-    "half a layer": (with_arrays(lambda a: a.pop("head.lora_B")), "head.lora_B is missing"),
-    "garbled": (with_arrays(garbled), "head.lora_A"),
+    "half a layer": (with_tensors(lambda a: a.pop("head.lora_B")), "head.lora_B is missing"),
+    "garbled": (garbled, "the adapter cannot be read as safetensors"),
     "no examples": (with_numbers(num_examples=0), "num-examples is 0"),
     "loss is NaN": (with_numbers(loss=math.nan), "loss is nan"),
 }
