@@ -2,6 +2,8 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
+# Processes that share the tests; each also starts some of its own
+WORKERS ?= 2
 # Ray warns of what does not concern a run on one machine.
 export RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO ?= 0
 export RAY_BACKEND_LOG_LEVEL ?= fatal
@@ -32,7 +34,7 @@ types: install
 	$(BIN)/mypy
 
 unit: install
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 format: install  ## Format and fix what can be fixed
 	$(BIN)/ruff format .

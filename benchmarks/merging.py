@@ -1,12 +1,14 @@
-"""Time and peak memory of merging the adapters of many sites.
+"""Computing time and peak memory of merging the adapters of many sites, by every kind of merge.
 
 Every figure comes from a process of its own, which makes random adapters of the given network for
-N sites with mixed ranks, merges them ``--repeat`` times and reports the median time and by how
+N sites with mixed ranks, merges them ``--repeat`` times and reports the median CPU time and how
 much the merges raised the process' resident memory at its highest. The adapters themselves, which
-the server holds anyway, are counted apart.
+the server holds anyway, are counted apart. ``norm`` is ``pad`` with shares by the norms of the
+products; ``fold`` and ``residual`` end with the dense weight changes that go into the base.
 
     python -m benchmarks.merging
-    python -m benchmarks.merging --sites 3 100 300 --ranks 4 8 16 32 64 --merge svd
+    python -m benchmarks.merging --sites 300 --merge svd
+    python -m benchmarks.merging --ranks 16 --merge residual pad
 """
 
 import argparse
@@ -14,6 +16,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -24,10 +27,13 @@ from benchmarks.report import PAPER, mib, parser, publish
 from common import lora
 from common.adapter import Adapter, Factors
 from common.config import ModelConfig
+from common.folding import fold
 from common.model import build_unet
-from strategies.merging import merge
+from strategies.merging import merge, residual, stack
+from strategies.weighting import product_norm, shares
 
 ROOT = Path(__file__).resolve().parents[1]
+MERGES = ("svd", "pad", "norm", "fold", "residual")
 
 
 def make_adapters(features: str, ranks: list[int], sites: int) -> dict[str, Adapter]:
@@ -49,21 +55,39 @@ def make_adapters(features: str, ranks: list[int], sites: int) -> dict[str, Adap
     return adapters
 
 
+def run_merge(adapters: Mapping[str, Adapter], how: str) -> int:
+    """Do what the server does once a round; return the rank of the merge or of what is folded."""
+    examples = dict.fromkeys(adapters, 1)
+    if how == "norm":
+        norms = {site: product_norm(adapter) for site, adapter in adapters.items()}
+        return merge(adapters, shares(examples, "norm", norms), "pad").rank
+    mass = shares(examples, "site")
+    if how == "fold":
+        stacked = stack(adapters, mass)
+        fold(None, stacked)
+        return stacked.rank
+    merged = merge(adapters, mass, how)
+    if how == "residual":
+        missed = residual(adapters, mass)
+        fold(None, missed)
+        return missed.rank
+    return merged.rank
+
+
 def measure(args: argparse.Namespace, how: str, sites: int) -> dict[str, Any]:
     """Merge in this process and return what it took."""
     adapters = make_adapters(args.features, args.ranks, sites)
-    mass = dict.fromkeys(adapters, 1 / sites)
     before = _resident()
     seconds = []
     for _ in range(args.repeat):
-        started = time.perf_counter()
-        merged = merge(adapters, mass, how)
-        seconds.append(time.perf_counter() - started)
+        started = time.process_time()
+        rank = run_merge(adapters, how)
+        seconds.append(time.process_time() - started)
     return {
         "sites": sites,
         "merge": how,
-        "rank": merged.rank,
-        "seconds": median(seconds),
+        "rank": rank,
+        "cpu_s": median(seconds),
         "adapters_bytes": sum(adapter.payload_bytes for adapter in adapters.values()),
         "extra_bytes": _peak_resident() - before,
     }
@@ -100,9 +124,9 @@ def main() -> None:
     """Measure and report."""
     options = parser(__doc__)
     options.add_argument("--features", default=PAPER, help="channels of the U-Net")
-    options.add_argument("--sites", type=int, nargs="+", default=[3, 100])
-    options.add_argument("--ranks", type=int, nargs="+", default=[16, 32, 32])
-    options.add_argument("--merge", nargs="+", default=["svd", "pad"], choices=("svd", "pad"))
+    options.add_argument("--sites", type=int, nargs="+", default=[3, 30])
+    options.add_argument("--ranks", type=int, nargs="+", default=[4, 8, 16, 32, 64])
+    options.add_argument("--merge", nargs="+", default=MERGES, choices=MERGES)
     options.add_argument("--repeat", type=int, default=3)
     options.add_argument("--one", nargs=2, metavar=("MERGE", "SITES"), help=argparse.SUPPRESS)
     args = options.parse_args()
@@ -116,13 +140,15 @@ def main() -> None:
         [
             str(row["sites"]),
             row["merge"],
-            f"{row['seconds']:.3f}",
+            str(row["rank"]),
+            f"{row['cpu_s']:.3f}",
             mib(row["extra_bytes"]),
             mib(row["adapters_bytes"]),
+            f"{row['extra_bytes'] / row['adapters_bytes']:.2f}",
         ]
         for row in rows
     ]
-    columns = ("sites", "merge", "seconds", "memory at peak", "adapters held")
+    columns = ("sites", "merge", "rank", "cpu_s", "memory at peak", "adapters held", "ratio")
     title = f"Merging, ranks {'/'.join(map(str, args.ranks))} in turn: median of {args.repeat}"
     result = {"features": args.features, "ranks": args.ranks, "repeat": args.repeat, "rows": rows}
     publish(title, columns, table, result, args.json)

@@ -118,12 +118,23 @@ def _leave(number: int, _: FrameType | None) -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports that nothing listens on now."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
+    """Return ports that nothing listens on now, and that are given to nobody else.
+
+    A port is bound seconds after its choice only, and gRPC shares one that is bound already without
+    a word. Until this process ends an abstract socket of the port's number keeps every other call
+    from it, in other processes too.
+    """
+    found: list[int] = []
+    while len(found) < count:
+        with socket.socket() as one:
             one.bind(("", 0))
-        return [int(one.getsockname()[1]) for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
+            port = int(one.getsockname()[1])
+        mark = socket.socket(socket.AF_UNIX)
+        try:
+            mark.bind(f"\0rate-my-lora-port-{port}")
+        except OSError:  # given to another
+            mark.close()
+        else:
+            mark.detach()  # it stays open
+            found.append(port)
+    return found

@@ -12,7 +12,7 @@ import time
 from benchmarks.merging import _peak_resident, _resident, make_adapters
 from benchmarks.report import PAPER, mib, parser, publish
 from common.adapter import Adapter, Factors
-from common.config import MethodConfig
+from common.method import MethodConfig
 from strategies.merging import merge
 from strategies.screening import screen
 

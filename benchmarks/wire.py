@@ -109,7 +109,7 @@ def run_federation(args: argparse.Namespace, folder: Path) -> tuple[list[Counter
         "augment": False,
         "device": "cpu",
         "threads": 1,
-        "rounds": args.rounds,
+        "rounds": args.rounds + 1,  # the final test follows the last one, which is not measured
         "sites": len(RANKS),
         "min-sites": len(RANKS),
         "round-timeout-s": 600,
@@ -127,7 +127,7 @@ def run_federation(args: argparse.Namespace, folder: Path) -> tuple[list[Counter
             start_supernode(running, f"{WIRE.host}:{fleet}", node, namespace=measured)
         start_run(running, control, paths["app"], config)
         try:
-            counters = watch(running, paths["run"], args.rounds, args.timeout)
+            counters = watch(running, paths["run"], args.rounds + 1, args.timeout)
         except RuntimeError:
             for log in sorted(folder.glob("*.log")):
                 tail = log.read_text("utf-8", "replace").splitlines()[-15:]
@@ -145,7 +145,7 @@ def compare(
 ) -> list[dict[str, Any]]:
     """Return a row a round from 1 on, and one for all of them together."""
     rows = []
-    for line in history[1:]:
+    for line in history[1:-1]:
         number, entry = line["round"], line["sites"][site]
         crossed = counters[number] - counters[number - 1]
         rows.append(_row(str(number), entry["bytes_up"], entry["bytes_down"], crossed))

@@ -9,12 +9,15 @@ import hashlib
 import ipaddress
 import os
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
@@ -30,6 +33,7 @@ from cli.shared import console
 from common.errors import UserError
 from common.files import replace_file
 
+T = TypeVar("T")
 AUTHORITY_DAYS = 3650
 HOST = re.compile(r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63}){0,9}")
 CLOCK_SKEW = timedelta(minutes=5)
@@ -109,11 +113,8 @@ def _authority(folder: Path) -> tuple[ec.EllipticCurvePrivateKey, x509.Certifica
     """Return the folder's certificate authority; a new one where there is none."""
     certificate_path, key_path = folder / "ca.pem", folder / "ca.key"
     if certificate_path.is_file() and key_path.is_file():
-        try:
-            ca = x509.load_pem_x509_certificate(certificate_path.read_bytes())
-            key = load_pem_private_key(key_path.read_bytes(), password=None)
-        except (OSError, ValueError) as error:
-            raise UserError(f"{folder}: ca.pem or ca.key cannot be read ({error})") from None
+        ca = _read(certificate_path, "certificate", x509.load_pem_x509_certificate)
+        key = _read(key_path, "private key", partial(load_pem_private_key, password=None))
         if not isinstance(key, ec.EllipticCurvePrivateKey):
             raise UserError(f"{key_path}: found another kind of key, expected an elliptic curve's")
         if key.public_key() != ca.public_key():
@@ -127,6 +128,20 @@ def _authority(folder: Path) -> tuple[ec.EllipticCurvePrivateKey, x509.Certifica
     write_private(key_path, _pem(key))
     _write_public(certificate_path, ca.public_bytes(Encoding.PEM))
     return key, ca
+
+
+def _read(path: Path, what: str, load: Callable[[bytes], T]) -> T:
+    """Read a PEM file; what OpenSSL says of a broken one helps nobody, so it is not passed on."""
+    try:
+        return load(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path}: cannot read the file ({error.strerror})") from None
+    except TypeError:  # what cryptography raises where a password is needed
+        raise UserError(f"{path}: has a password, expected a {what} without one") from None
+    except (ValueError, UnsupportedAlgorithm):
+        raise UserError(
+            f"{path}: holds no {what} in PEM, expected the file that 'rate-my-lora authority' wrote"
+        ) from None
 
 
 def _certificate(

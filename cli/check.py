@@ -14,6 +14,7 @@ from rich.text import Text
 
 from cli.progress import progress
 from cli.shared import console
+from cli.writable import check_file, check_folder
 from client_app.inspection.findings import Finding, told
 from client_app.inspection.inspect import Inspection, inspect_folder
 from client_app.inspection.sheet import write_sheets
@@ -47,6 +48,10 @@ def check(
     ] = None,
 ) -> None:
     """Look for faults in a site's data; status 2 with errors, 0 without."""
+    if json_out is not None:
+        check_file(json_out)
+    if sheets is not None:
+        check_folder(sheets)
     with progress(console) as report:
         inspection = inspect_folder(
             data,

@@ -21,10 +21,9 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 
 from cli.shared import console
+from cli.site_check import check_places, check_site
 from client_app.runner import Runner, wait_until_ready
 from client_app.settings import SiteSettings
-from client_app.site import Site
-from common.config import RunConfig
 from common.errors import UserError
 from common.options import Value, checked, option
 from server_app.settings import read_toml
@@ -36,6 +35,8 @@ QUICK_S = 60.0
 TRIES = 8
 """How many SuperNodes in a row may end within ``QUICK_S``. With the pauses they outlast the minute
 for which a SuperLink takes a site that was killed to be connected still, and refuses it."""
+SIMULATED = ("partition-id", "num-partitions")
+"""Keys that a site of its own does not have."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,14 @@ class Connection:
         UserError
             A key is missing, stands against another, or names a file that is not there.
         """
-        host, _, port = self.superlink.rpartition(":")
-        if not host or "/" in host or not port.isdecimal():
-            raise UserError(f"{source}: superlink: found {self.superlink!r}, expected host:port")
+        addresses = {
+            "superlink": self.superlink,
+            **({"health": self.health} if self.health else {}),
+        }
+        for key, value in addresses.items():
+            host, _, port = value.rpartition(":")
+            if not host or "/" in host or not port.isdecimal():
+                raise UserError(f"{source}: {key}: found {value!r}, expected host:port")
         files = {"root-certificates": self.root_certificates, "private-key": self.private_key}
         for key, value in files.items():
             if self.insecure and value:
@@ -100,6 +106,12 @@ class Connection:
         return f"127.0.0.1:{self.local_port}"
 
 
+def _check_address(key: str, value: str, source: Path) -> None:
+    host, _, port = value.rpartition(":")
+    if not host or "/" in host or not port.isdecimal():
+        raise UserError(f"{source}: {key}: found {value!r}, expected host:port")
+
+
 def _check_key(path: Path, source: Path) -> None:
     try:
         key: object = load_ssh_private_key(path.read_bytes(), None)
@@ -115,23 +127,27 @@ def read_site(path: Path) -> tuple[Connection, dict[str, Value]]:
     Returns
     -------
     connection : Connection
+        Checked.
     node : dict
-        The node configuration, checked.
+        The node configuration, whose values :class:`SiteSettings` checks.
 
     Raises
     ------
     UserError
-        The file cannot be read, or a key or value is wrong.
+        The file cannot be read, a key is wrong, or a value of the connection.
     """
     flat = read_toml(path)
     specs = {spec.name.replace("_", "-"): spec for spec in fields(Connection)}
+    known = sorted({*specs, *SiteSettings.keys()} - set(SIMULATED))
+    if unknown := sorted(set(flat) - {*known, *SIMULATED}):
+        raise UserError(f"{path}: unknown key {unknown[0]!r}; known are {', '.join(known)}")
     own = {
         specs[key].name: checked(key, value, specs[key], str(path))
         for key, value in flat.items()
         if key in specs
     }
     node = {key: value for key, value in flat.items() if key not in specs}
-    for key in ("partition-id", "num-partitions"):
+    for key in SIMULATED:
         if key in node:
             raise UserError(f"{path}: {key}: is of simulations, expected a site of its own")
     for key in ("data-dir", "base-model"):
@@ -140,11 +156,6 @@ def read_site(path: Path) -> tuple[Connection, dict[str, Value]]:
     for key, value in node.items():
         if isinstance(value, str) and '"' in value:
             raise UserError(f"{path}: {key}: found a double quote, which Flower cannot pass on")
-    try:
-        SiteSettings.from_node(node)
-    except UserError as error:
-        known = ", ".join(sorted(specs))
-        raise UserError(f"{path}: {error} (and of the connection: {known})") from None
     connection = Connection(**own)  # type: ignore[arg-type]
     connection.check(path)
     return connection, node
@@ -153,7 +164,7 @@ def read_site(path: Path) -> tuple[Connection, dict[str, Value]]:
 def join(
     file: Annotated[Path, typer.Argument(help="TOML file of the site.", metavar="SITE.toml")],
     check: Annotated[
-        bool, typer.Option("--check", help="Read the file and the data, then leave.")
+        bool, typer.Option("--check", help="Try all that the site needs, then leave.")
     ] = False,
 ) -> None:
     """Take part in a federation as a site until told to stop.
@@ -162,10 +173,11 @@ def join(
     comes with a run is not executed. A SuperNode that ends by itself is started again.
     """
     connection, node = read_site(file)
-    settings = SiteSettings.from_node(node)
+    settings = SiteSettings.from_node(node, str(file))
     if check:
-        _check_data(settings)
+        check_site(settings, connection.health, file)
         return
+    check_places(settings, file)
     signal.signal(signal.SIGTERM, _leave)
     try:
         with tempfile.TemporaryDirectory(prefix="rate-my-lora-") as home:
@@ -209,13 +221,6 @@ def _supernode(command: Sequence[str], home: str) -> Iterator["subprocess.Popen[
         yield process
     finally:
         _end(process)
-
-
-def _check_data(settings: SiteSettings) -> None:
-    site = Site(settings, settings.applied(RunConfig()))
-    counts = ", ".join(f"{len(cases)} {split}" for split, cases in site.cases.items())
-    console.print(f"{site.name}: {counts} cases, {len(site.slices)} training slices")
-    console.print(f"{site.base_model}: SHA-256 {site.base_sha256}")
 
 
 def _leave(number: int, _: FrameType | None) -> None:

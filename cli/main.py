@@ -66,6 +66,9 @@ def phantom(
     heterogeneity: Annotated[
         float, typer.Option(min=0.0, help="How far the vendors' looks lie apart; 0: all alike.")
     ] = 1.0,
+    pathology_at: Annotated[
+        str, typer.Option(help="Vendor whose patients, and no others, have a dilated RV.")
+    ] = "",
 ) -> None:
     """Write synthetic hearts as NIfTI in the ACDC and the M&Ms-2 layout."""
     with progress(console) as report:
@@ -73,6 +76,7 @@ def phantom(
             out,
             seed=seed,
             heterogeneity=heterogeneity,
+            pathology_at=pathology_at,
             progress=lambda done, total: report("making patients", done, total, 0.0),
         )
     console.print(f"{out / 'acdc'}: one scanner, to pretrain on")

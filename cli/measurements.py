@@ -43,12 +43,16 @@ class FrameRow:
 
 @dataclass(frozen=True)
 class CaseRow:
-    """One case's function; frames count from 1 and are None where no cine was searched."""
+    """One case's function; frames count from 1 and are None where no cine was searched.
+
+    ``no_ef`` says why an ejection fraction is missing; it is empty where none is.
+    """
 
     case: str
     ed_frame: int | None
     es_frame: int | None
     function: HeartFunction
+    no_ef: str = ""
 
     def cells(self) -> dict[str, str]:
         """Return the row of ``function.csv``."""
@@ -60,6 +64,7 @@ class CaseRow:
             **_ventricle("RV", self.function.rv),
             "MYO_ED_g": _number(self.function.myo_g),
             "doubts": "; ".join(self.doubts()),
+            "no_EF": self.no_ef,
         }
 
     def doubts(self) -> list[str]:

@@ -95,6 +95,8 @@ def predict(
         for row in rows:
             for doubt in row.doubts():
                 console.print(f"Doubtful: {row.case}: {doubt}; look at its picture")
+            if row.no_ef:
+                console.print(f"No EF: {row.case}: {row.no_ef}")
         console.print(f"{out}: labels, volumes.csv, function.csv")
     if refused:
         raise UserError(f"{refused} of {sum(len(s.items) for s in studies)} files were refused")

@@ -1,5 +1,6 @@
 """One study of ``predict``: its files segmented, measured and drawn."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,10 @@ from cli.measurements import CaseRow, FrameRow
 from client_app.clinical import NOT_MEASURED, ed_es_frames, heart_function, volumes_ml
 from client_app.pictures import save_animation, save_png
 from client_app.prediction import Scan, read_scan, segment
-from client_app.studies import Item, Study
+from client_app.studies import LABEL_SUFFIX, Item, Study, stem
 from client_app.study_pictures import Moment, beat_frames, overlay_sheet
+from common.errors import UserError
+from common.labels import NUM_CLASSES
 
 
 @dataclass(frozen=True)
@@ -61,9 +64,16 @@ def segment_item(item: Item, how: How, advance: Callable[[], None]) -> Segmented
     Raises
     ------
     UserError
-        The file is refused, see :func:`read_scan`.
+        The file is refused, see :func:`read_scan`, or holds labels.
     """
+    if stem(item.path).endswith(LABEL_SUFFIX):
+        raise UserError(f"{item.path}: is called as label maps are, expected an image")
     scan = read_scan(item.path, any_spacing=how.any_spacing, axes=how.axes)
+    if np.isin(scan.data, np.arange(NUM_CLASSES)).all():
+        raise UserError(
+            f"{item.path}: every value is one of {', '.join(map(str, range(NUM_CLASSES)))} as in a "
+            "label map, expected an image"
+        )
     labels = segment(
         how.model, scan, how.spacing_mm, how.device, largest=how.largest, advance=advance
     )
@@ -94,7 +104,25 @@ def case_row(study: Study, files: Sequence[Segmented]) -> CaseRow:
         phase: frame + 1 for file in files if file.is_cine for frame, phase in file.phases.items()
     }
     function = heart_function(ml.get("ED", NOT_MEASURED), ml.get("ES", NOT_MEASURED))
-    return CaseRow(study.name, number.get("ED"), number.get("ES"), function)
+    return CaseRow(study.name, number.get("ED"), number.get("ES"), function, _no_ef(files, ml))
+
+
+def _no_ef(files: Sequence[Segmented], ml: Mapping[str, Mapping[str, float]]) -> str:
+    """Say why an ejection fraction is missing; nothing where both ventricles have one."""
+    needs = "EF needs ED and ES"
+    if not ml:
+        cine = any(file.is_cine for file in files)
+        one = "one frame that is not known to be either"
+        return f"{needs}; found {'no two frames whose LV differs in volume' if cine else one}"
+    if len(ml) == 1:
+        return f"{needs}; found {next(iter(ml))} only"
+    unseen = [
+        f"no {side} in {phase}"
+        for side in ("LV", "RV")
+        for phase in ("ED", "ES")
+        if math.isnan(ml[phase][side])
+    ]
+    return f"EF needs the ventricle in ED and ES; found {' and '.join(unseen)}" if unseen else ""
 
 
 def draw(study: Study, files: Sequence[Segmented], out: Path) -> None:

@@ -11,7 +11,7 @@ from cli.shared import console
 from common.errors import UserError
 from common.files import write_text
 from server_app.report.page import RunReport, build_page
-from server_app.report.run_files import Run, read_run
+from server_app.report.run_files import Run, read_run, without_paths
 from server_app.report.scores import disagreement
 
 
@@ -28,14 +28,14 @@ def report(
         Path | None, typer.Option(help="Base file.", show_default="the run's, where it is")
     ] = None,
     no_data: Annotated[
-        bool, typer.Option("--no-data", help="Leave out what needs the images.")
+        bool, typer.Option("--no-data", help="Leave out what needs the images, and folders' names.")
     ] = False,
 ) -> None:
     """Write a run, finished or not, as one HTML page that needs nothing else."""
     if no_data and (data or base):
         raise UserError("--no-data: found together with --data or --base, expected one of the two")
     reports = [
-        RunReport(run, missing="asked for with --no-data")
+        RunReport(without_paths(run), missing="asked for with --no-data")
         if no_data
         else _with_patients(run, data, base)
         for run in map(read_run, runs)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from cli.progress import Advance
-from client_app.datasets import Case, group_by_site, is_mnms2, read_cases
+from client_app.datasets import Case, group_by_site, read_cases
 from client_app.evaluation import Scores, evaluate
 from client_app.preprocessing import load_volume, volumes
 from client_app.splits import Split, split_cases
@@ -52,8 +52,6 @@ def site_groups(data: Path, column: str | None, axes: str = "LPS") -> dict[str, 
         column = DEFAULT_COLUMN
         if any(column not in case.info for case in cases):
             return {"all": cases}
-    if not is_mnms2(data) and column not in cases[0].info:
-        return {"all": cases}
     return group_by_site(cases, column, data)
 
 

@@ -1,6 +1,5 @@
 """``rate-my-lora watch``: a run as it goes on, from the files it leaves."""
 
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,11 +33,14 @@ class Snapshot:
         Lines of ``history.jsonl``.
     now
         Unix time.
+    damage
+        What is wrong with a file that cannot be read; empty where all is well.
     """
 
     status: Status | None
     history: list[dict[str, Any]]
     now: float
+    damage: str = ""
 
     @property
     def over(self) -> bool:
@@ -60,18 +62,35 @@ class Snapshot:
 def take_snapshot(run_dir: Path) -> Snapshot:
     """Read a run's files."""
     folder = RunDir(run_dir)
+    status, damage = None, ""
     try:
         history = folder.read_history()
-    except (OSError, json.JSONDecodeError):  # being written anew by a resumed run
+    except (OSError, ValueError):  # being written anew by a resumed run
         history = []
-    return Snapshot(read_status(folder.status), history, time.time())
+    if not all(map(_is_round, history)):
+        history, damage = [], f"{folder.history}: a line is not a round's"
+    try:
+        status = read_status(folder.status)
+    except UserError as error:
+        damage = str(error)
+    return Snapshot(status, history, time.time(), damage)
+
+
+def _is_round(line: object) -> bool:
+    return (
+        isinstance(line, dict)
+        and isinstance(line.get("round"), int)
+        and isinstance(line.get("lambda"), int | float)
+        and isinstance(line.get("refused"), list)
+        and all(isinstance(line.get(key), dict) for key in ("sites", "seconds"))
+    )
 
 
 def headline(snapshot: Snapshot) -> str:
     """Say in a line where the run stands."""
     status = snapshot.status
     if status is None:
-        return "no run here yet, waiting"
+        return f"{snapshot.damage or 'no run here yet'}, waiting"
     if status.state == FINISHED:
         return f"finished: {status.rounds} rounds in {_span(status.since - status.started)}"
     if status.state == FAILED:
@@ -86,6 +105,8 @@ def headline(snapshot: Snapshot) -> str:
     parts = [where, f"{phase} for {_span(snapshot.now - status.since)}"]
     if left is not None:
         parts.append(f"about {_span(left)} left")
+    if snapshot.damage:
+        parts.append(snapshot.damage)
     return " · ".join(parts)
 
 
@@ -171,7 +192,7 @@ def follow(run_dir: Path, out: Console, every_s: float) -> Snapshot:
                 if snapshot.over:
                     return snapshot
                 time.sleep(every_s)
-    shown, phase = 0, ("", 0)
+    shown, last = 0, object()
     while True:
         snapshot = take_snapshot(run_dir)
         shown = min(shown, len(snapshot.history))  # a new run has begun in the folder
@@ -179,9 +200,9 @@ def follow(run_dir: Path, out: Console, every_s: float) -> Snapshot:
             out.print(round_line(line))
         shown = len(snapshot.history)
         status = snapshot.status
-        current = (status.phase, status.round) if status else ("", -1)
-        if current != phase or snapshot.over:
-            phase = current
+        current = (status and (status.phase, status.round), snapshot.damage)
+        if current != last or snapshot.over:
+            last = current
             out.print(headline(snapshot))
         if snapshot.over:
             return snapshot
@@ -196,6 +217,8 @@ def watch(
     """Show a run as it goes on; ends with it, with status 1 if it failed."""
     if once:
         snapshot = take_snapshot(run_dir)
+        if snapshot.damage:
+            raise UserError(snapshot.damage)
         if snapshot.status is None and not snapshot.history:
             raise UserError(f"{run_dir}: no run here, expected a folder with status.json")
         console.print(view(snapshot, run_dir))

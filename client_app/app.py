@@ -1,48 +1,29 @@
 """Flower's way into a site: messages in, messages out, nothing else."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from logging import ERROR
+from urllib.parse import quote
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common import log
 
+from client_app.assembly import NotHeldError, Order, State, assemble, read_order
 from client_app.evaluation import Scores
-from client_app.guard import CANNOT, UNEXPECTED, failure, guard, layer_shapes
+from client_app.guard import CANNOT, UNEXPECTED, failure, guard
+from client_app.memory import FOLDED, OWN
 from client_app.settings import LimitError, SiteSettings
 from client_app.site import Site, open_site
 from common import records
-from common.adapter import Adapter
+from common.adapter import Adapter, save_adapter
 from common.errors import UserError
+from common.weights import Weights
 
 app = ClientApp(mods=[guard])
 
-Handler = Callable[[Site, "Order"], RecordDict]
-
-
-class Order:
-    """What the server asks for in one message."""
-
-    def __init__(self, message: Message) -> None:
-        config = message.content[records.CONFIG]
-        assert isinstance(config, ConfigRecord)
-        self.config, extra = records.record_to_config(config)
-        self.server_round = extra.get("server-round", 0)
-        self.rank = extra.get("site-rank", 0)
-        self._arrays = message.content.get(records.ADAPTER)
-
-    def adapter(self) -> Adapter | None:
-        """Return the adapter in the message, checked; None where it has none."""
-        if self._arrays is None:
-            return None
-        assert isinstance(self._arrays, ArrayRecord)
-        shapes = layer_shapes(self.config)
-        try:
-            scale = self.config.model.alpha_per_rank
-            return records.record_to_adapter(self._arrays, scale, shapes, self.rank)
-        except ValueError as error:
-            raise UserError(f"the server's adapter cannot be used: {error}") from None
+Handler = Callable[[Site, Order], RecordDict]
 
 
 def _answer(message: Message, context: Context, handler: Handler) -> Message:
@@ -53,14 +34,14 @@ def _answer(message: Message, context: Context, handler: Handler) -> Message:
     """
     simulated = "partition-id" in context.node_config
     try:
-        order = Order(message)
+        order = read_order(message)
         if order.config.train.threads:
             torch.set_num_threads(order.config.train.threads)
         settings = SiteSettings.from_node(context.node_config)
         settings.check(message.metadata.message_type, order.config, order.rank)
         site = open_site(settings, settings.applied(order.config))
         content = handler(site, order)
-    except LimitError as error:
+    except (LimitError, NotHeldError) as error:
         log(ERROR, "%s", error)
         content = failure(str(error))
     except UserError as error:
@@ -76,7 +57,9 @@ def _answer(message: Message, context: Context, handler: Handler) -> Message:
 def describe(message: Message, context: Context) -> Message:
     """Say which site this is, how many cases it has and which base file."""
 
-    def handler(site: Site, _: Order) -> RecordDict:
+    def handler(site: Site, order: Order) -> RecordDict:
+        if not order.config.resume:
+            site.memory().clear()
         facts = site.describe()
         who = ConfigRecord({"site": facts.name, "base-sha256": facts.base_sha256})
         counts = {f"{split}-cases": n for split, n in facts.cases.items()}
@@ -90,13 +73,16 @@ def describe(message: Message, context: Context) -> Message:
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    """Train the adapter that came and send it back."""
+    """Train what came, keep what the next round needs and send back what the method sends."""
 
     def handler(site: Site, order: Order) -> RecordDict:
-        adapter = order.adapter()
-        if adapter is None:
+        memory, method = site.memory(), order.config.method
+        state = assemble(order, memory)
+        if state.parameters is None:
             raise UserError("the training message has no adapter")
-        result = site.train(adapter, order.server_round)
+        result = site.train(state, order.server_round)
+        if state.folded is not None:
+            memory.save(FOLDED, state.folds, state.folded)
         metrics: dict[str, int | float] = {
             "num-examples": result.slices,
             "loss": result.loss,
@@ -106,39 +92,57 @@ def train(message: Message, context: Context) -> Message:
             metrics["start-dice"] = result.start_dice
         if result.local_dice is not None:
             metrics["local-dice"] = result.local_dice
-        return RecordDict(
-            {
-                records.ADAPTER: records.adapter_to_record(result.adapter),
-                records.METRICS: MetricRecord(metrics),  # type: ignore[arg-type]
-            }
-        )
+        content = RecordDict({records.METRICS: MetricRecord(metrics)})  # type: ignore[arg-type]
+        trained = result.parameters
+        if isinstance(trained, Weights):
+            content[records.ADAPTER] = records.tensors_to_record(trained.tensors())
+            return content
+        if not method.shares_whole:
+            memory.save(OWN, order.server_round, trained.tensors())
+        if halves := method.sent_up(order.server_round):
+            content[records.ADAPTER] = records.halves_to_record(trained, halves)
+        return content
 
     return _answer(message, context, handler)
 
 
 @app.evaluate()
 def validate(message: Message, context: Context) -> Message:
-    """Report P, the mean Dice on the validation patients, of the adapter that came or the base."""
+    """Report P, the mean Dice on the validation patients, of what came or of the base alone."""
 
     def handler(site: Site, order: Order) -> RecordDict:
-        scores = site.score(order.adapter(), "val")
-        metrics = MetricRecord({"dice": scores.mean_dice, "num-examples": scores.cases})
-        return RecordDict({records.METRICS: metrics})
+        state = assemble(order, site.memory())
+        scores = site.score(state, "val")
+        metrics = {"dice": scores.mean_dice, "num-examples": scores.cases}
+        for number, other in enumerate(state.others, start=1):
+            found = site.score(replace(state, parameters=other), "val")
+            metrics[f"dice-{number}"] = found.mean_dice
+        return RecordDict({records.METRICS: MetricRecord(metrics)})  # type: ignore[arg-type]
 
     return _answer(message, context, handler)
 
 
 @app.evaluate("test")
 def test(message: Message, context: Context) -> Message:
-    """Report the scores of the base and of the adapter that came on the test patients."""
+    """Report the scores of the base and of what came on the test patients."""
 
     def handler(site: Site, order: Order) -> RecordDict:
-        base = site.score(None, "test", hd95=True)
-        merged = site.score(order.adapter(), "test", hd95=True)
+        state = assemble(order, site.memory())
+        base = site.score(State(), "test", hd95=True)
+        merged = site.score(state, "test", hd95=True)
+        if site.settings.simulated and isinstance(state.parameters, Adapter):
+            _leave(order, site.name, state.parameters)
         metrics = {"cases": merged.cases, **_flat("base", base), **_flat("test", merged)}
         return RecordDict({records.METRICS: MetricRecord(metrics)})  # type: ignore[arg-type]
 
     return _answer(message, context, handler)
+
+
+def _leave(order: Order, site: str, adapter: Adapter) -> None:
+    """Leave the adapter of one site alone in a simulation's run folder, beside the others."""
+    if order.config.method.personal:
+        folder = order.config.path(order.config.run_dir) / "personal"
+        save_adapter(adapter, folder / f"{quote(site, safe='')}.safetensors", {"site": site})
 
 
 def _flat(prefix: str, scores: Scores) -> dict[str, float]:

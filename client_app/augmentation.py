@@ -45,6 +45,7 @@ def training_transform(image_size: int, augment: bool, seed: int) -> Compose:
     """
     if not augment:
         return Compose([ResizeWithPadOrCropd(KEYS, (image_size, image_size), mode="edge")])
+    shift = image_size // 10  # a single number would shift rows alone
     transform = Compose(
         [
             RandAffined(
@@ -53,7 +54,7 @@ def training_transform(image_size: int, augment: bool, seed: int) -> Compose:
                 prob=1.0,
                 rotate_range=math.radians(30),
                 scale_range=((-0.25, 0.25), (-0.25, 0.25)),
-                translate_range=image_size // 10,
+                translate_range=(shift, shift),
                 mode=("bilinear", "nearest"),
                 padding_mode="border",
             ),

@@ -9,19 +9,17 @@ and leaves as "refused". Every message is in the site's audit log before it goes
 import re
 from collections.abc import Mapping
 from logging import ERROR
-from pathlib import Path
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 from flwr.common import log
 
+from client_app.assembly import layer_shapes, read_order, weight_shapes
 from client_app.audit import IN, OUT, PASSED, AuditLog, Request
 from client_app.settings import SiteSettings
-from common import lora, records
-from common.config import RunConfig
+from common import records
 from common.errors import UserError
 from common.labels import STRUCTURES
-from common.model import skeleton
 
 SCORES = {
     f"{model}.{metric}.{structure}"
@@ -37,6 +35,9 @@ METRICS: Mapping[str, set[str]] = {
 }
 """The numbers that may leave a site, by what was asked."""
 
+OTHER_PREFIX = records.OTHER.format("")
+"""Of an adapter that a validation message brings to be rated as well, with one Dice for each."""
+
 CANNOT = "it cannot; the site's own log says why"
 UNEXPECTED = "unexpected error; the site's own log says where"
 REFUSED = "the site's egress guard refused the reply"
@@ -45,6 +46,7 @@ NUMBERED = (
     r"\d+ epochs are asked, this site allows \d+",
     r"the run is of (another app|version [\w.+]+), this site has version [\w.+]+",
     r"this site does not serve (train|validate|test)",
+    r"this site does not hold (the \d+ merges so far|its factors of round \d+)",
 )
 SENTENCES = re.compile("|".join((*map(re.escape, (CANNOT, UNEXPECTED, REFUSED)), *NUMBERED)))
 """All that a site says when something is wrong; file names and patients are in its own log."""
@@ -67,7 +69,7 @@ def guard(message: Message, context: Context, call_next: ClientAppCallable) -> M
     try:
         settings = SiteSettings.from_node(context.node_config)
         request = _request(message, context)
-        audit = None if settings.simulated else AuditLog(_log_path(settings))
+        audit = None if settings.simulated else AuditLog(settings.audit_path())
         if audit is not None:
             audit.write(request, IN, PASSED, message)
         reply = call_next(message, context)
@@ -126,24 +128,27 @@ def check_reply(message: Message, reply: Message, *, any_sentence: bool = False)
     if kind == records.DESCRIBE:
         allowed.add(records.CONFIG)
     _check_names("record", content, allowed)
-    _check_metrics(content.get(records.METRICS), METRICS[kind])
+    others = sum(name.startswith(OTHER_PREFIX) for name in message.content.array_records)
+    allowed_metrics = METRICS[kind] | {f"dice-{number + 1}" for number in range(others)}
+    _check_metrics(content.get(records.METRICS), allowed_metrics)
     if kind == records.DESCRIBE:
         _check_description(config)
     if kind == records.TRAIN:
-        _check_adapter(content.get(records.ADAPTER), *expected_adapter(message))
+        _check_tensors(content.get(records.ADAPTER), expected_tensors(message))
 
 
-def expected_adapter(message: Message) -> tuple[Mapping[str, tuple[int, int]], int]:
-    """Return (c_out, c_in·k·k) of every layer, and the rank, that a training message asks for."""
-    order = message.content[records.CONFIG]
-    assert isinstance(order, ConfigRecord)
-    config, extra = records.record_to_config(order)
-    return layer_shapes(config), extra.get("site-rank", 0)
-
-
-def layer_shapes(config: RunConfig) -> Mapping[str, tuple[int, int]]:
-    """Return (c_out, c_in·k·k) of every adapted layer of the run's network."""
-    return lora.layer_shapes(skeleton(config.model.channels()))
+def expected_tensors(message: Message) -> Mapping[str, tuple[int, ...]]:
+    """Return name and shape of every tensor that a training message asks for."""
+    order = read_order(message)
+    method = order.config.method
+    if method.trains == "weights":
+        return weight_shapes(order.config)
+    expected: dict[str, tuple[int, ...]] = {}
+    for layer, (c_out, fan_in) in layer_shapes(order.config).items():
+        shapes = {"A": (order.rank, fan_in), "B": (c_out, order.rank)}
+        for half in method.sent_up(order.server_round):
+            expected[f"{layer}.lora_{half}"] = shapes[half]
+    return expected
 
 
 def _check_names(what: str, found: Mapping[str, object], allowed: set[str]) -> None:
@@ -170,13 +175,11 @@ def _check_description(config: object) -> None:
             raise EgressError(f"config {name!r} is not of its form")
 
 
-def _check_adapter(arrays: object, shapes: Mapping[str, tuple[int, int]], rank: int) -> None:
+def _check_tensors(arrays: object, expected: Mapping[str, tuple[int, ...]]) -> None:
+    if not expected and arrays is None:
+        return
     if not isinstance(arrays, ArrayRecord):
         raise EgressError("no adapter")
-    expected = {}
-    for layer, (c_out, fan_in) in shapes.items():
-        expected[f"{layer}.lora_A"] = (rank, fan_in)
-        expected[f"{layer}.lora_B"] = (c_out, rank)
     try:
         tensors = records.record_to_tensors(arrays)
     except ValueError as error:
@@ -200,9 +203,3 @@ def _request(message: Message, context: Context) -> Request:
         server_round if isinstance(server_round, int) else 0,
         message.metadata.message_type,
     )
-
-
-def _log_path(settings: SiteSettings) -> Path:
-    if settings.audit_log:
-        return Path(settings.audit_log).expanduser()
-    return Path(settings.cache_dir).expanduser() / settings.audit_name()

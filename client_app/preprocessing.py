@@ -11,7 +11,7 @@ from monai.transforms import Compose, Transform
 from torch import Tensor
 
 from client_app.datasets import Case
-from client_app.nifti import read_nifti
+from client_app.nifti import read_image, read_nifti
 from client_app.view import lps_affine, to_view, view_spacing_mm
 from client_app.volume_cache import VolumeCache, item_hash
 from common.errors import UserError
@@ -52,11 +52,11 @@ def load_frame(case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     ------
     UserError
         A file is unreadable, shapes differ, a label value is unknown, an intensity is not finite
-        or all are equal.
+        or all are equal, or a frame of a 4-D label is not labelled.
     """
-    image, stored = read_nifti(case.image)
+    image, stored = _read(case.image, case.frame_index)
     affine = lps_affine(stored, case.axes)
-    label, _ = read_nifti(case.label)
+    label, _ = _read(case.label, case.frame_index)
     if image.shape != label.shape:
         raise UserError(f"{case.label}: shape {label.shape} differs from the image's {image.shape}")
     check_image(image, str(case.image))
@@ -66,11 +66,24 @@ def load_frame(case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             f"{case.label}: label value {', '.join(unknown)} is unknown; "
             f"expected {sorted(case.label_map)}"
         )
+    if case.frame_index is not None and not label.any():  # the index points beside the labels
+        raise UserError(
+            f"{case.label}: frame {case.frame_index} ({case.frame}) holds no structure, expected "
+            "LV, MYO and RV; frames are counted from 0"
+        )
     canonical = np.zeros(label.shape, np.uint8)
     for value in values:
         canonical[label == value] = case.label_map[int(value)]
     view = to_view(image, affine).astype(np.float32)
     return view, to_view(canonical, affine), view_spacing_mm(affine)
+
+
+def _read(path: Path, frame_index: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return a 3-D file, or one frame of a 4-D file, as (i, j, k) float64, and its affine."""
+    if frame_index is None:
+        return read_nifti(path)
+    data, image = read_image(path, {4: "four"})
+    return data[..., frame_index], np.asarray(image.affine)  # (i, j, k, t) -> (i, j, k)
 
 
 def check_image(image: np.ndarray, name: str) -> None:
@@ -149,6 +162,7 @@ class _Prepare(Transform):  # type: ignore[misc]
             {int(value): label for value, label in item["label_map"].items()},
             {},
             item.get("axes", "LPS"),
+            item.get("frame_index"),
         )
         image, label, native_mm = load_frame(case)
         slices = network_slices(image, native_mm, self.spacing_mm)
@@ -165,7 +179,7 @@ def volumes(cases: Iterable[Case], spacing_mm: float, cache_dir: Path | None) ->
     """Return the prepared volumes of ``cases``, computed once and kept in ``cache_dir``.
 
     The cache key holds all that a volume depends on: the files with their size and time, the
-    label map, the spacing and the version of this code.
+    frame of 4-D files, the label map, the spacing and the version of this code.
 
     Parameters
     ----------
@@ -185,7 +199,9 @@ def volumes(cases: Iterable[Case], spacing_mm: float, cache_dir: Path | None) ->
             "label_map": {str(value): label for value, label in case.label_map.items()},
             "stamp": [stamp(case.image), stamp(case.label)],
             "prepare": [VERSION, spacing_mm],
-            **({} if case.axes == "LPS" else {"axes": case.axes}),  # keeps what is cached valid
+            # Where these say nothing they are left out, which keeps what is cached valid
+            **({} if case.axes == "LPS" else {"axes": case.axes}),
+            **({} if case.frame_index is None else {"frame_index": case.frame_index}),
         }
         for case in cases
     ]

@@ -76,7 +76,7 @@ def pretrain(data_dir: Path, out: Path, config: RunConfig, report: Report) -> tu
 
 def _key(config: RunConfig, cases: Sequence[Case]) -> str:
     """Fingerprint of all that the weights depend on."""
-    files = [[case.name, stamp(case.image), stamp(case.label)] for case in cases]
+    files = [[c.name, c.frame_index, stamp(c.image), stamp(c.label)] for c in cases]
     content = [config.model.features, asdict(config.train), config.seed, config.data.spacing_mm]
     content += [config.data.split_seed, files]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 
 from common import records
 from common.config import RunConfig
@@ -51,9 +52,14 @@ class SiteSettings:
     serves: str = "train,validate,test"
     """What the site does when it is asked; a site that does not test keeps its test scores."""
 
+    @staticmethod
+    def keys() -> list[str]:
+        """Return all keys in the order of their declaration."""
+        return [_key(spec.name) for spec in fields(SiteSettings)]
+
     @classmethod
-    def from_node(cls, node: Mapping[str, Value]) -> "SiteSettings":
-        """Parse a SuperNode's configuration.
+    def from_node(cls, node: Mapping[str, Value], source: str = "node config") -> "SiteSettings":
+        """Parse a SuperNode's configuration; errors begin with ``source``.
 
         Raises
         ------
@@ -63,21 +69,23 @@ class SiteSettings:
         known = {_key(spec.name): spec for spec in fields(cls)}
         if unknown := sorted(set(node) - set(known)):
             raise UserError(
-                f"node config: unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}"
+                f"{source}: unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}"
             )
         if not node.get("site") and "partition-id" not in node:
-            raise UserError("node config: found no 'site', expected the name of this site's data")
+            raise UserError(f"{source}: found no 'site', expected the name of this site's data")
         values = {}
         for key, value in node.items():
             spec = known[key]
             counts = spec.name in ("partition", "partitions")
             values[spec.name] = (
-                _count(key, value) if counts else checked(key, value, spec, "node config")
+                _count(key, value, source) if counts else checked(key, value, spec, source)
             )
         settings = cls(**values)  # type: ignore[arg-type]
-        if wrong := sorted(settings.served() - set(REQUESTS.values())):
+        served = settings.served()
+        if not served or served - set(REQUESTS.values()):
+            wrong = min(served - set(REQUESTS.values()), default=settings.serves)
             raise UserError(
-                f"node config: serves: found {wrong[0]!r}, expected some of "
+                f"{source}: serves: found {wrong!r}, expected some of "
                 f"{', '.join(REQUESTS.values())}"
             )
         return settings
@@ -94,6 +102,11 @@ class SiteSettings:
     def audit_name(self) -> str:
         """Return the name of the audit log where none is configured."""
         return f"audit-{self.name.replace('/', '-')}.jsonl"
+
+    def audit_path(self) -> Path:
+        """Return where the audit log is."""
+        log = Path(self.audit_log) if self.audit_log else Path(self.cache_dir) / self.audit_name()
+        return log.expanduser()
 
     def applied(self, config: RunConfig) -> RunConfig:
         """Return the run's configuration with the site's own facts in it."""
@@ -135,7 +148,7 @@ def _key(name: str) -> str:
     return name.replace("_", "-")
 
 
-def _count(key: str, value: Value) -> int:
+def _count(key: str, value: Value, source: str) -> int:
     if type(value) is int and value >= 0:
         return value
-    raise UserError(f"node config: {key}: found {value!r}, expected a whole number of at least 0")
+    raise UserError(f"{source}: {key}: found {value!r}, expected a whole number of at least 0")

@@ -6,14 +6,17 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+import torch
 from monai.networks.nets import BasicUNet
 
 from client_app import demo
+from client_app.assembly import State
 from client_app.datasets import Case, group_by_site, read_cases
 from client_app.evaluation import Scores, evaluate
+from client_app.memory import Memory, memory_folder
 from client_app.preprocessing import Volume, load_volume, volumes
 from client_app.settings import SiteSettings
-from client_app.splits import SPLITS, Split, split_cases
+from client_app.splits import SPLITS, Split, restrict, split_cases
 from client_app.training import Trainer, training_slices
 from common import lora
 from common.adapter import Adapter
@@ -21,6 +24,10 @@ from common.config import RunConfig
 from common.errors import UserError
 from common.model import file_sha256, load_base
 from common.seeding import derive_seed
+from common.weights import Parameters, Weights
+
+POOLED = "all sites"
+"""Name of the one site that holds the cases of all."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +45,7 @@ class Description:
 class Training:
     """What a round of local training gives."""
 
-    adapter: Adapter
+    parameters: Parameters
     slices: int
     loss: float
     seconds: float
@@ -76,10 +83,7 @@ class Site:
         self.base_model = config.path(base)
         data_dir = config.path(data)
         self.name, cases = _own_cases(settings, config, data_dir)
-        try:
-            self.cases = split_cases(cases, config.data.split_seed)
-        except UserError as error:
-            raise UserError(f"{data_dir}: site {self.name}: {error}") from None
+        self.cases = _divided(cases, config, f"{data_dir}: site")
         self.volumes: dict[Split, list[Volume]] = {
             split: self._load(self.cases[split]) for split in SPLITS
         }
@@ -104,53 +108,106 @@ class Site:
         channels = self.config.model.channels()
         return load_base(self.base_model, channels, sha256=self.config.base_sha256)
 
-    def train(self, adapter: Adapter, server_round: int) -> Training:
-        """Train ``adapter`` for the run's local epochs on the training slices."""
-        started = time.monotonic()
+    def network(self, state: State) -> BasicUNet:
+        """Return the base model with what a state folds into it and puts in use."""
         model = self.model()
-        lora.set_adapter(model, adapter)
-        penalised = self.config.method.previous == "penalised"
-        start_dice = self._score(model, "val").mean_dice if penalised else None
-        settings = self.config.train
-        trainer = Trainer(model, settings, settings.learning_rate)
+        if state.folded is not None:
+            lora.add_dense(model, state.folded)
+        match state.parameters:
+            case Adapter() as adapter:
+                lora.set_adapter(model, adapter)
+            case Weights(values) if values:
+                model.load_state_dict(dict(values))
+        return model
+
+    def train(self, state: State, server_round: int) -> Training:
+        """Train a state's adapter, or weights, for the run's local epochs on the training slices.
+
+        Parameters
+        ----------
+        state
+            To start from; its folded part stays as it is.
+        server_round
+            The round, which seeds order and augmentation and says which factors train.
+        """
+        started = time.monotonic()
+        model = self.network(state)
+        whole = isinstance(state.parameters, Weights)
+        method, settings = self.config.method, self.config.train
+        start_dice = self._score(model, "val").mean_dice if method.rates_start else None
+        if whole:
+            model.requires_grad_(True)
+        else:
+            lora.train_only(model, method.trained(server_round))
+        trainer = Trainer(model, settings, settings.learning_rate, proximal=settings.proximal)
         loss = 0.0
         for epoch in range(settings.local_epochs):
             seed = derive_seed(self.config.seed, self.name, server_round, epoch)
             loss = trainer.epoch(self.slices, seed)
         seconds = time.monotonic() - started
-        rated = self.config.method.local_validation
-        local_dice = self._score(model, "val").mean_dice if rated else None
-        return Training(
-            lora.get_adapter(model), len(self.slices), loss, seconds, start_dice, local_dice
-        )
+        own_dice = self._score(model, "val").mean_dice if method.rates_own else None
+        result = _weights(model) if whole else lora.get_adapter(model)
+        return Training(result, len(self.slices), loss, seconds, start_dice, own_dice)
 
-    def score(self, adapter: Adapter | None, split: Split, *, hd95: bool = False) -> Scores:
-        """Score the base model with ``adapter`` on a split of the site's own patients."""
-        model = self.model()
-        if adapter is not None:
-            lora.set_adapter(model, adapter)
-        return self._score(model, split, hd95=hd95)
+    def score(self, state: State, split: Split, *, hd95: bool = False) -> Scores:
+        """Score a state on a split of the site's own patients."""
+        return self._score(self.network(state), split, hd95=hd95)
 
     def _score(self, model: BasicUNet, split: Split, *, hd95: bool = False) -> Scores:
         device = self.config.train.torch_device()
         return evaluate(model, self.volumes[split], device, hd95=hd95)
 
+    def memory(self) -> Memory:
+        """Return what the site keeps of this run between rounds."""
+        return Memory(memory_folder(self.config, self.name))
 
-def _own_cases(settings: SiteSettings, config: RunConfig, data_dir: Path) -> tuple[str, list[Case]]:
-    """Return this site's name and cases of a folder that may hold several sites'."""
+
+def _weights(model: BasicUNet) -> Weights:
+    state = model.state_dict()
+    return Weights({k: v.detach().to("cpu", torch.float32, copy=True) for k, v in state.items()})
+
+
+def _divided(
+    groups: Mapping[str, list[Case]], config: RunConfig, source: str
+) -> dict[Split, list[Case]]:
+    """Divide the cases of every group on its own, as far as the run uses them, and join them."""
+    data = config.data
+    divided: dict[Split, list[Case]] = {split: [] for split in SPLITS}
+    for name, cases in groups.items():
+        try:
+            parts = restrict(
+                split_cases(cases, data.split_seed),
+                train_patients=data.train_patients,
+                val_patients=data.val_patients,
+                validate_on=data.validate_on,
+                seed=data.split_seed,
+            )
+        except UserError as error:
+            raise UserError(f"{source} {name}: {error}") from None
+        for split in SPLITS:
+            divided[split] += parts[split]
+    return divided
+
+
+def _own_cases(
+    settings: SiteSettings, config: RunConfig, data_dir: Path
+) -> tuple[str, Mapping[str, list[Case]]]:
+    """Return this site's name and its cases, by group, of a folder that may hold several sites'."""
     column = config.data.split_by
     groups = group_by_site(read_cases(data_dir, config.data.affine_axes), column, data_dir)
     found = f"{data_dir}: split by {column} it has {len(groups)} site(s): {', '.join(groups)}"
     if settings.name:
         if settings.name not in groups:
             raise UserError(f"{found}; expected one called {settings.name!r} (node config: site)")
-        return settings.name, groups[settings.name]
+        return settings.name, {settings.name: groups[settings.name]}
     assert settings.partition is not None
     nodes = max(settings.partitions or 0, settings.partition + 1)
     if nodes > len(groups):
         raise UserError(f"{found}; {nodes} SuperNodes are simulated, expected at most one a site")
+    if config.data.pool:
+        return POOLED, groups
     name = list(groups)[settings.partition]
-    return name, groups[name]
+    return name, {name: groups[name]}
 
 
 @lru_cache(maxsize=4)

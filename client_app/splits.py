@@ -1,7 +1,10 @@
-"""Train, validation and test patients of a site: 8:1:1, and never moved by newcomers."""
+"""Train, validation and test patients of a site: 8:1:1, and never moved by newcomers.
+
+An experiment may go on with fewer of them.
+"""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from client_app.datasets import Case
@@ -53,6 +56,69 @@ def split_cases(cases: Sequence[Case], seed: int) -> dict[Split, list[Case]]:
     return {
         split: [case for case in cases if case.patient in set(patients[split])] for split in SPLITS
     }
+
+
+def restrict(
+    splits: Mapping[Split, Sequence[Case]],
+    *,
+    train_patients: int = 0,
+    val_patients: int = 0,
+    validate_on: str = "",
+    seed: int,
+) -> dict[Split, list[Case]]:
+    """Leave out patients of a site, who then take no part; test patients all stay.
+
+    Patients are kept by the order of their hash, so six of them are the three and three more.
+
+    Parameters
+    ----------
+    splits
+        Of :func:`split_cases`.
+    train_patients, val_patients
+        How many to keep at most; 0 for all.
+    validate_on
+        ``COLUMN=VALUE``: only validation patients of whom the data set says this; empty for all.
+        The column's case does not matter.
+    seed
+        The one that they were split by.
+
+    Raises
+    ------
+    UserError
+        ``validate_on`` is not of that form, no column is called so, or nobody is left.
+    """
+    validated = _having(splits["val"], validate_on) if validate_on else splits["val"]
+    return {
+        "train": _first(splits["train"], train_patients, seed),
+        "val": _first(validated, val_patients, seed),
+        "test": list(splits["test"]),
+    }
+
+
+def _having(cases: Sequence[Case], wanted: str) -> list[Case]:
+    column, equals, value = (part.strip() for part in wanted.partition("="))
+    if not (column and equals and value):
+        raise UserError(f"validate-on: found {wanted!r}, expected COLUMN=VALUE")
+    for case in cases:
+        if column not in case.info:
+            known = ", ".join(sorted(case.info)) or "none"
+            raise UserError(
+                f"validate-on: no column {column!r} (patient {case.patient}); found {known}"
+            )
+    kept = [case for case in cases if case.info[column] == value]
+    if not kept:
+        found = ", ".join(sorted({case.info[column] for case in cases}))
+        raise UserError(
+            f"validate-on: no validation patient has {column} {value!r}; found {found or 'nobody'}"
+        )
+    return kept
+
+
+def _first(cases: Sequence[Case], patients: int, seed: int) -> list[Case]:
+    """Return the cases of so many patients, the first by hash; 0 for all."""
+    order = sorted({case.patient for case in cases}, key=lambda name: _position(name, seed))
+    kept = set(order[:patients] if patients else order)
+    return [case for case in cases if case.patient in kept]
 
 
 def _position(patient: str, seed: int) -> float:

@@ -9,6 +9,8 @@ from pathlib import Path
 from common.errors import UserError
 
 SUFFIXES = (".nii.gz", ".nii")
+LABEL_SUFFIX = "_gt"
+"""What the data sets put behind a label map's name."""
 NOT_SHORT_AXIS_IMAGES = re.compile(r"^\.|_gt$|_seg$|_LA_(ED|ES|CINE)$")
 """Left out of folders: hidden files, labels, ours among them, and M&Ms-2's long axis."""
 MNMS_PHASE = re.compile(r"(?P<beat>.+)_(?P<phase>ED|ES)")

@@ -41,17 +41,27 @@ class Trainer:
     anneal_steps
         Number of steps over which the learning rate falls to zero along a cosine; 0 for a
         constant rate.
+    proximal
+        μ: the loss gains μ/2 · the squared distance of the trained parameters from where they
+        are now. Li et al., arXiv 1812.06127, Eq. 2.
     """
 
     def __init__(
-        self, model: nn.Module, config: TrainConfig, learning_rate: float, anneal_steps: int = 0
+        self,
+        model: nn.Module,
+        config: TrainConfig,
+        learning_rate: float,
+        anneal_steps: int = 0,
+        proximal: float = 0.0,
     ) -> None:
         self.config = config
         self.device = config.torch_device()
         self.model = model.to(self.device)
-        trainable = [p for p in model.parameters() if p.requires_grad]
+        self.proximal = proximal
+        self.trainable = [p for p in model.parameters() if p.requires_grad]
+        self.start = [p.detach().clone() for p in self.trainable] if proximal else []
         self.optimiser = torch.optim.AdamW(
-            trainable, learning_rate, weight_decay=config.weight_decay
+            self.trainable, learning_rate, weight_decay=config.weight_decay
         )
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimiser, lambda step: _cosine(step, anneal_steps)
@@ -93,6 +103,9 @@ class Trainer:
         with torch.autocast(self.device.type, self.precision, enabled=half):
             logits = self.model(image.to(self.device))
         loss = self.loss(logits.float(), label.to(self.device))
+        if self.proximal:
+            pairs = zip(self.trainable, self.start, strict=True)
+            loss = loss + self.proximal / 2 * sum((p - start).square().sum() for p, start in pairs)
         self.scaler.scale(loss).backward()
         self.scaler.step(self.optimiser)
         self.scaler.update()

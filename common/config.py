@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from common.errors import UserError
+from common.method import Check, MethodConfig
 from common.options import Value, checked, option
 
 
@@ -50,6 +51,15 @@ class DataConfig:
     """Column whose values are the sites."""
     split_seed: int = option(0, low=0)
     """Seeds who is in train, validation and test."""
+    pool: bool = option(False)
+    """Whether one SuperNode holds the cases of all sites, each divided as on its own; only in
+    simulation, as what one could reach if data were shared."""
+    train_patients: int = option(0, low=0)
+    """Most training patients of a site; 0 for all."""
+    val_patients: int = option(0, low=0)
+    """Most validation patients of a site; 0 for all."""
+    validate_on: str = option("")
+    """``COLUMN=VALUE``: only such validation patients; empty for all."""
     spacing_mm: float = option(1.5, above=0, high=10)
     """In-plane spacing of the network's grid."""
     cache_dir: str = option("runs/cache")
@@ -70,6 +80,8 @@ class TrainConfig:
     """Of AdamW on the adapter."""
     weight_decay: float = option(0.0, low=0)
     """Of AdamW."""
+    proximal: float = option(0.0, low=0)
+    """μ of FedProx: the loss gains μ/2 · the squared distance from where the round began."""
     augment: bool = option(True)
     """Whether training slices are changed at random."""
     pretrain_epochs: int = option(5, low=1)
@@ -99,47 +111,6 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
-class MethodConfig:
-    """The federation and its rating."""
-
-    rounds: int = option(8, low=1)
-    """Number of server rounds."""
-    lambda_0: float = option(0.2, low=0, high=1)
-    """λ of round 1; 0 is plain federated averaging of adapters."""
-    decay: float = option(0.95, above=0, high=1)
-    """Factor on λ from round to round."""
-    share: str = option("site", choices=("site", "examples"))
-    """A site's share of the merge: 1/N, or |D_c| / Σ|D|."""
-    merge: str = option("svd", choices=("svd", "pad"))
-    """How adapters are combined: ``svd``, the mean of the products taken back to rank r, or
-    ``pad``, the mean of zero-padded factors (of equal ranks: the mean of the factors)."""
-    normalise: str = option("auto", choices=("auto", "yes", "no"))
-    """Whether penalised weights are scaled to sum to one; ``auto`` follows the merge."""
-    previous: str = option("equal", choices=("equal", "penalised"))
-    """Which merge P(t−1) is of: the equal one as P(t), or the penalised re-merge."""
-    local_validation: bool = option(False)
-    """Whether a site rates its own adapter too, after training and before any merge; costs one
-    more validation a round."""
-    norm_bound: float = option(0.0, low=0)
-    """A site's change of its adapter is scaled back to at most this times the median norm of the
-    sites' changes; 0 for off, otherwise at least 1. It and the next need ``merge = "svd"``."""
-    min_agreement: float = option(-1.0, low=-1, high=1)
-    """A site whose change has a lower median cosine with the others' is left out of the round's
-    merge; −1 for off."""
-    rating_check: float = option(0.0, low=0)
-    """A site whose Dice changed otherwise than the sites' median, by more than this times their
-    median distance from it, is left out of the penalty; 0 for off, otherwise at least 1."""
-    sites: int = option(3, low=1)
-    """Sites that the run waits for before round 1."""
-    min_sites: int = option(2, low=1)
-    """Sites that a round needs to go on."""
-    wait_s: int = option(300, low=1)
-    """Seconds to wait for ``sites`` to connect; then ``min-sites`` are enough."""
-    round_timeout_s: int = option(3600, low=1)
-    """Seconds after which a phase of a round goes on without a silent site."""
-
-
-@dataclass(frozen=True)
 class RunConfig:
     """All of it; see each group. The defaults are the demo."""
 
@@ -149,6 +120,9 @@ class RunConfig:
     method: MethodConfig = field(default_factory=MethodConfig)
     profile: str = ""
     """Name of a file in ``configs/`` that is laid under the keys given by the user."""
+    preset: str = ""
+    """Name of a method in ``strategies/methods.py`` whose keys are laid over the profile's, under
+    those given by the user; empty for Rate-My-LoRA."""
     seed: int = option(0, low=0)
     """Seeds initial factors, order and augmentation."""
     base_model: str = ""
@@ -208,20 +182,19 @@ class RunConfig:
 
     def _check_together(self, source: str) -> None:
         self.model.channels()
-        m, size = self.method, self.train.image_size
-        products = m.norm_bound > 0 or m.min_agreement > -1
-        screening = products or m.rating_check > 0
-        checks = {
-            "image-size": (size, size % 16 == 0, "a multiple of 16"),
-            "min-sites": (m.min_sites, m.min_sites <= m.sites, f"at most sites = {m.sites}"),
-            "norm-bound": (m.norm_bound, not 0 < m.norm_bound < 1, "0 or at least 1"),
-            "rating-check": (m.rating_check, not 0 < m.rating_check < 1, "0 or at least 1"),
-            "merge": (m.merge, not products or m.merge == "svd",
-                      "'svd' with norm-bound or min-agreement, which measure products"),
-            "sites": (m.sites, not screening or m.sites >= 3,
-                      "at least 3 with norm-bound, min-agreement or rating-check"),
-        }  # fmt: skip
-        for key, (found, good, expected) in checks.items():
+        size, ranks = self.train.image_size, self.model.ranks
+        equal = self.method.merge == "residual" or self.method.factors == "alternate"
+        checks: list[Check] = [
+            *self.method.checks(),
+            ("image-size", size, size % 16 == 0, "a multiple of 16"),
+            (
+                "ranks",
+                ranks,
+                not equal or ranks == "equal",
+                "'equal' with merge = 'residual' or factors = 'alternate'",
+            ),
+        ]
+        for key, found, good, expected in checks:
             if not good:
                 raise UserError(f"{source}: {key}: found {found!r}, expected {expected}")
 

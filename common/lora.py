@@ -5,12 +5,14 @@ The convolution itself is unchanged and runs once, as fast as the plain layer. S
 """
 
 import math
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from common.adapter import Adapter, Factors
+from common.method import Half
 
 
 class LoRAWeight(nn.Module):
@@ -112,6 +114,21 @@ def fold(model: nn.Module, adapter: Adapter, sign: int = 1) -> None:
             layer.weight += sign * adapter.delta(name).view_as(layer.weight)
 
 
+def add_dense(model: nn.Module, folded: Mapping[str, Tensor]) -> None:
+    """Add dense changes, (c_out, c_in·k·k) by layer, to the weights in place."""
+    layers = target_layers(model)
+    with torch.no_grad():
+        for name, change in folded.items():
+            layers[name].weight += change.view_as(layers[name].weight)
+
+
+def train_only(model: nn.Module, halves: Collection[Half]) -> None:
+    """Let only these halves of the factors in use train."""
+    for lora in attached(model).values():
+        lora.lora_A.requires_grad_("A" in halves)
+        lora.lora_B.requires_grad_("B" in halves)
+
+
 def unfold(model: nn.Module, adapter: Adapter) -> None:
     """Undo :func:`fold`, up to rounding."""
     fold(model, adapter, sign=-1)
@@ -126,7 +143,7 @@ def layer_shapes(model: nn.Module) -> dict[str, tuple[int, int]]:
 
 
 def initial_adapter(
-    shapes: dict[str, tuple[int, int]], rank: int, scale: float, seed: int
+    shapes: Mapping[str, tuple[int, int]], rank: int, scale: float, seed: int
 ) -> Adapter:
     """Return the adapter that training starts from: A random, B zero, so it changes nothing.
 

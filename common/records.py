@@ -1,6 +1,6 @@
 """The one place where adapters become Flower records and come back."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -11,10 +11,17 @@ from torch import Tensor
 
 from common.adapter import Adapter
 from common.config import RunConfig
+from common.method import Half
 from common.options import Value
 
 ADAPTER = "adapter"
 """Key of the adapter in a message."""
+FOLD = "fold"
+"""Key of an adapter that the site folds into its base."""
+FOLDED = "folded"
+"""Key of all that was folded so far, dense, for a site that does not hold it."""
+OTHER = "other-{}"
+"""Key of another adapter to rate, from ``other-1``."""
 PACKED = "tensors"
 """Name of the one array of an adapter."""
 CONFIG = "config"
@@ -71,8 +78,28 @@ def record_to_tensors(record: ArrayRecord) -> dict[str, Tensor]:
         raise ValueError(f"the adapter cannot be read as safetensors ({error})") from None
 
 
+def read_tensors(record: ArrayRecord) -> dict[str, Tensor]:
+    """Return a record's tensors where every one is of sound float32 values.
+
+    Raises
+    ------
+    ValueError
+        A tensor is of another type, a value is not finite or beyond ``LARGEST``, or the record is
+        not of packed tensors.
+    """
+    tensors = record_to_tensors(record)
+    for name, value in tensors.items():
+        if value.dtype != torch.float32:
+            raise ValueError(f"{name} is {type_name(value)}, expected float32")
+        if not value.isfinite().all():
+            raise ValueError(f"{name} has values that are not finite")
+        if value.numel() and (most := float(value.abs().max())) > LARGEST:
+            raise ValueError(f"{name} has values up to {most:.3g}, expected at most {LARGEST:g}")
+    return tensors
+
+
 def record_to_adapter(
-    record: ArrayRecord, scale: float, shapes: Mapping[str, tuple[int, int]], rank: int
+    record: ArrayRecord, scale: float, shapes: Mapping[str, tuple[int, int]], rank: int | None
 ) -> Adapter:
     """Read and check an adapter that came over the wire.
 
@@ -85,29 +112,84 @@ def record_to_adapter(
     shapes
         (c_out, c_in·k·k) of every adapted layer.
     rank
-        The rank that was agreed with the sender.
+        The rank that was agreed with the sender; None for any.
 
     Raises
     ------
     ValueError
-        Names, shapes, type or rank are not the expected ones, a value is not finite or beyond
-        ``LARGEST``, or the bytes are no adapter.
+        Names, shapes, type, values or rank are not the expected ones.
     """
-    tensors = record_to_tensors(record)
-    for name, value in tensors.items():
-        if value.dtype != torch.float32:
-            raise ValueError(f"{name} is {type_name(value)}, expected float32")
-        if not value.isfinite().all():
-            raise ValueError(f"{name} has values that are not finite")
-        if value.numel() and (most := float(value.abs().max())) > LARGEST:
-            raise ValueError(f"{name} has values up to {most:.3g}, expected at most {LARGEST:g}")
+    tensors = read_tensors(record)
     if not tensors:
         raise ValueError("the adapter is empty")
     adapter = Adapter.from_tensors(tensors, scale)
     adapter.check_fits(shapes)
-    if adapter.rank != rank:
+    if rank is not None and adapter.rank != rank:
         raise ValueError(f"rank {adapter.rank}, expected {rank}")
     return adapter
+
+
+def halves_to_record(adapter: Adapter, halves: Sequence[Half]) -> ArrayRecord:
+    """Return some of the adapter's factors, ``LAYER.lora_A`` or ``…lora_B``, as one array."""
+    endings = tuple(f".lora_{half}" for half in halves)
+    return tensors_to_record({k: v for k, v in adapter.tensors().items() if k.endswith(endings)})
+
+
+def record_to_whole(
+    record: ArrayRecord | None,
+    halves: Sequence[Half],
+    rest: Adapter,
+    shapes: Mapping[str, tuple[int, int]],
+) -> Adapter:
+    """Read the halves of an adapter that were sent and take the others from ``rest``.
+
+    Parameters
+    ----------
+    record
+        What :func:`halves_to_record` made; None where nothing is sent.
+    halves
+        Which are expected, no more and no fewer.
+    rest
+        An adapter of the expected rank and scale.
+    shapes
+        (c_out, c_in·k·k) of every adapted layer.
+
+    Raises
+    ------
+    ValueError
+        See :func:`record_to_adapter`.
+    """
+    tensors = {} if record is None else read_tensors(record)
+    if halves and not tensors:
+        raise ValueError("the adapter is empty")
+    for name in tensors:
+        if not name.endswith(tuple(f".lora_{half}" for half in halves)):
+            raise ValueError(f"unexpected tensor {name}")
+    held = {k: v for k, v in rest.tensors().items() if k.rpartition("_")[2] not in halves}
+    adapter = Adapter.from_tensors({**held, **tensors}, rest.scale)
+    adapter.check_fits(shapes)
+    if adapter.rank != rest.rank:
+        raise ValueError(f"rank {adapter.rank}, expected {rest.rank}")
+    return adapter
+
+
+def record_to_named(record: ArrayRecord, shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
+    """Read tensors whose names and shapes are known beforehand.
+
+    Raises
+    ------
+    ValueError
+        A tensor is missing, unknown, of another shape, or not sound; see :func:`read_tensors`.
+    """
+    tensors = read_tensors(record)
+    if missing := sorted(set(shapes) - set(tensors)):
+        raise ValueError(f"{missing[0]} is missing ({len(missing)} in all)")
+    if extra := sorted(set(tensors) - set(shapes)):
+        raise ValueError(f"{extra[0]} is not in the model ({len(extra)} in all)")
+    for name, shape in shapes.items():
+        if tuple(tensors[name].shape) != tuple(shape):
+            raise ValueError(f"{name}: shape {tuple(tensors[name].shape)}, expected {tuple(shape)}")
+    return tensors
 
 
 def type_name(value: Tensor) -> str:
@@ -131,8 +213,10 @@ def config_to_record(config: RunConfig, **more: Value) -> ConfigRecord:
     return ConfigRecord({**config.to_flat(), **more})
 
 
-MESSAGE_KEYS = ("server-round", "site-rank")
-"""What :func:`config_to_record` adds to the run configuration in a message."""
+MESSAGE_KEYS = ("server-round", "site-rank", "run-rank", "folds")
+"""What :func:`config_to_record` adds to the run configuration in a message: the round, the rank
+at which the site trains, the highest rank of the run, and how many merges the site must have
+folded into its base before it uses what the message brings."""
 
 
 def record_to_config(record: ConfigRecord) -> tuple[RunConfig, dict[str, int]]:

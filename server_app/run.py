@@ -9,16 +9,16 @@ from flwr.serverapp import Grid
 from rich.console import Console
 
 from common import lora
-from common.adapter import BASE_NOTE, save_adapter
 from common.config import RunConfig
-from common.model import build_unet, file_sha256, load_base, weight_bytes
-from common.records import adapter_to_record
+from common.model import file_sha256, load_base, skeleton, weight_bytes
 from common.seeding import derive_seed
+from common.weights import Parameters, Weights
 from server_app.events import EventWriter
 from server_app.plots import plot_rounds
 from server_app.run_dir import RunDir
 from server_app.status import StatusFile
 from server_app.summary import print_summary, summarise
+from strategies.aggregation import Shapes
 from strategies.ranks import highest_rank
 from strategies.rate_my_lora import RateMyLoRA
 from strategies.state import RoundRecord, RunState
@@ -32,16 +32,9 @@ def run(grid: Grid, config: RunConfig) -> None:
     UserError
         The configuration, the base file or too many sites are at fault.
     """
-    model = build_unet(config.model.channels())
-    shapes = lora.layer_shapes(model)
     config = _with_fingerprint(config)
     folder = RunDir(config.path(config.run_dir))
-    initial = lora.initial_adapter(
-        shapes,
-        highest_rank(config.model.ranks, config.model.rank),
-        config.model.alpha_per_rank,
-        derive_seed(config.seed, "initial adapter"),
-    )
+    initial = _initial(config)
     state = folder.begin(config, RunState(initial))
     if state.server_round:
         log(INFO, "resuming after round %d from %s", state.server_round, folder.path)
@@ -59,39 +52,51 @@ def run(grid: Grid, config: RunConfig) -> None:
     log(INFO, "history, adapter, summary and plot are in %s", folder.path)
 
 
+def _initial(config: RunConfig) -> Parameters:
+    """Return what a run starts from: random A and zero B, or the weights of the base file."""
+    if config.method.trains == "weights":
+        return Weights()
+    return lora.initial_adapter(
+        lora.layer_shapes(skeleton(config.model.channels())),
+        highest_rank(config.model.ranks, config.model.rank),
+        config.model.alpha_per_rank,
+        derive_seed(config.seed, "initial adapter"),
+    )
+
+
 def _federate(
     grid: Grid, config: RunConfig, folder: RunDir, state: RunState, status: StatusFile
 ) -> None:
     """Run the rounds that are left and the final test."""
-    model = build_unet(config.model.channels())
+    model = skeleton(config.model.channels())
     events = None
     if config.tensorboard:
         events = EventWriter(folder.tensorboard, state.server_round + 1)
 
     def on_round(state: RunState, record: RoundRecord) -> None:
-        updates = {name: update.adapter for name, update in strategy.updates.items()}
-        folder.save_updates(record.server_round, updates, keep=config.keep_updates)
+        folder.save_updates(
+            record.server_round,
+            {site: update.parameters for site, update in strategy.round.updates.items()},
+            keep=config.keep_updates if config.method.sends == "all" else "none",
+        )
         folder.save_round(state, record)
         plot_rounds(folder.read_history(), folder.plot)
         if events is not None:
             events.add_round(record.to_json())
 
-    strategy = RateMyLoRA(config, lora.layer_shapes(model), state, on_round, status.phase)
+    strategy = RateMyLoRA(config, Shapes.of(model), state, on_round, status.phase)
     method = config.method
     strategy.start(
         grid,
-        adapter_to_record(state.adapter),
+        strategy.arrays(),
         num_rounds=method.rounds,
         timeout=method.round_timeout_s,
     )
-    save_adapter(
-        strategy.state.adapter,
-        folder.adapter,
-        {BASE_NOTE: strategy.exchange.roster.base_sha256},
-    )
+    if method.sends == "all":
+        folder.save_result(state, config.model.alpha_per_rank, strategy.exchange.roster.base_sha256)
     scores = strategy.test(grid)
     summary = summarise(
-        "rate-my-lora",
+        config.preset or "rate-my-lora",
         folder.read_history(),
         scores,
         weight_bytes(model),

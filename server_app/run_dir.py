@@ -9,10 +9,14 @@ from urllib.parse import quote
 
 import tomli_w
 
-from common.adapter import Adapter, load_adapter, save_adapter
+from common import folding
+from common.adapter import BASE_NOTE, Adapter, save_adapter
 from common.config import RunConfig
 from common.errors import UserError
 from common.files import finite, write_text
+from common.tensor_files import write_tensors
+from common.weights import Parameters
+from server_app.checkpoint import load_checkpoint, save_checkpoint
 from server_app.settings import read_toml
 from strategies.state import RoundRecord, RunState
 
@@ -35,7 +39,9 @@ class RunDir:
     history.jsonl        a line a round
     checkpoint.…         the state after the last finished round
     summary.json         base and result at every site, traffic
-    adapter.safetensors  the result
+    adapter.safetensors  the result, one adapter whatever was folded on the way
+    weights.safetensors  the result where all weights are trained, as a base file
+    personal/            SITE.safetensors: in a simulation, where sites end with their own
     rounds.png           validation, weights and traffic over the rounds
     updates/             round-NNN/SITE.safetensors: the adapters that the sites sent
     tensorboard/         event files
@@ -53,6 +59,8 @@ class RunDir:
         self.history = path / "history.jsonl"
         self.checkpoint = path / "checkpoint.safetensors"
         self.adapter = path / "adapter.safetensors"
+        self.weights = path / "weights.safetensors"
+        self.personal = path / "personal"
         self.summary = path / "summary.json"
         self.plot = path / "rounds.png"
         self.status = path / "status.json"
@@ -88,15 +96,12 @@ class RunDir:
         """
         with self.history.open("a", encoding="utf-8") as file:
             file.write(json.dumps(finite(record.to_json())) + "\n")
-        notes = {
-            "round": str(state.server_round),
-            "previous": json.dumps(state.previous),
-            "ranks": json.dumps(state.ranks),
-        }
-        save_adapter(state.adapter, self.checkpoint, notes)
+        save_checkpoint(state, self.checkpoint)
 
-    def save_updates(self, server_round: int, updates: Mapping[str, Adapter], *, keep: str) -> None:
-        """Keep the adapters that the sites sent in a round, of this round alone or of all.
+    def save_updates(
+        self, server_round: int, updates: Mapping[str, Parameters], *, keep: str
+    ) -> None:
+        """Keep what the sites sent in a round, of this round alone or of all.
 
         Parameters
         ----------
@@ -110,13 +115,21 @@ class RunDir:
         if keep == "none" or not updates:
             return
         folder = self.updates / f"round-{server_round:03d}"
-        for site, adapter in updates.items():
+        for site, update in updates.items():
             notes = {"site": site, "round": str(server_round)}
-            save_adapter(adapter, folder / f"{quote(site, safe='')}.safetensors", notes)
+            _save(update, folder / f"{quote(site, safe='')}.safetensors", notes)
         if keep == "last":
             for other in self.updates.glob("round-*"):
                 if other != folder:
                     shutil.rmtree(other)
+
+    def save_result(self, state: RunState, scale: float, base_sha256: str) -> None:
+        """Write what the run ends with: an adapter, which holds what was folded, or weights."""
+        result = state.adapter
+        if isinstance(result, Adapter) and state.folded is not None:
+            result = folding.as_adapter(state.folded, result, scale)
+        path = self.adapter if isinstance(result, Adapter) else self.weights
+        _save(result, path, {BASE_NOTE: base_sha256})
 
     def read_history(self) -> list[dict[str, Any]]:
         """Return the rounds so far, round 0 (the base model's validation) first.
@@ -139,13 +152,7 @@ class RunDir:
                 raise UserError(
                     f"{self.path}: cannot resume, {key} was {before[key]!r} and is {value!r} now"
                 )
-        adapter, notes = load_adapter(self.checkpoint)
-        state = RunState(
-            adapter,
-            int(notes["round"]),
-            json.loads(notes["previous"]),
-            json.loads(notes["ranks"]),
-        )
+        state = load_checkpoint(self.checkpoint)
         kept = [line for line in self.read_history() if line["round"] <= state.server_round]
         write_text(self.history, "".join(json.dumps(line) + "\n" for line in kept))
         return state
@@ -153,7 +160,14 @@ class RunDir:
     def _clear(self) -> None:
         """Remove the files of an earlier run, and only those."""
         for path in vars(self).values():
-            if path in (self.updates, self.tensorboard):
+            if path in (self.updates, self.tensorboard, self.personal):
                 shutil.rmtree(path, ignore_errors=True)
             elif path != self.path:
                 path.unlink(missing_ok=True)
+
+
+def _save(parameters: Parameters, path: Path, notes: Mapping[str, str]) -> None:
+    if isinstance(parameters, Adapter):
+        save_adapter(parameters, path, notes)
+    else:
+        write_tensors(path, parameters.tensors(), notes)

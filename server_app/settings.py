@@ -7,7 +7,10 @@ from pathlib import Path
 from common.config import RunConfig
 from common.errors import UserError
 from common.options import Value
+from strategies.methods import METHODS
 
+COMPARISON = "compare-"
+"""How files for ``rate-my-lora compare`` begin, which are no profiles."""
 PROFILES = Path(__file__).resolve().parent.parent / "configs"
 
 
@@ -20,23 +23,34 @@ def resolve_run(fused: Mapping[str, Value], typed: Mapping[str, Value]) -> RunCo
         The app's configuration in ``pyproject.toml`` with what the user typed over it.
     typed
         What the user typed alone. Flower does not tell the two apart in the context, but a
-        profile lies between them: pyproject < profile < typed.
+        profile and a preset lie between them: pyproject < profile < preset < typed.
 
     Raises
     ------
     UserError
-        A key or value is wrong, or there is no such profile.
+        A key or value is wrong, or there is no such profile or preset.
     """
-    return RunConfig.from_flat({**fused, **_profile(fused.get("profile", "")), **typed})
+    profile = _profile(fused.get("profile", ""))
+    preset = _preset(fused.get("preset") or profile.get("preset", ""))
+    return RunConfig.from_flat({**fused, **profile, **preset, **typed})
 
 
 def _profile(name: Value) -> dict[str, Value]:
     if not name:
         return {}
-    known = sorted(path.stem for path in PROFILES.glob("*.toml"))
+    found = (path.stem for path in PROFILES.glob("*.toml"))
+    known = sorted(stem for stem in found if not stem.startswith(COMPARISON))
     if name not in known:
         raise UserError(f"run config: profile: found {name!r}, expected one of {known}")
     return read_toml(PROFILES / f"{name}.toml")
+
+
+def _preset(name: Value) -> dict[str, Value]:
+    if not name:
+        return {}
+    if name not in METHODS:
+        raise UserError(f"run config: preset: found {name!r}, expected one of {sorted(METHODS)}")
+    return dict(METHODS[str(name)].keys)
 
 
 def load_config(path: Path | None) -> RunConfig:

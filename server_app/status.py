@@ -4,11 +4,13 @@ import json
 import os
 import socket
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from common.errors import UserError
 from common.files import write_text
+from common.options import checked, option
 
 RUNNING, FINISHED, FAILED, STOPPED = "running", "finished", "failed", "stopped"
 
@@ -34,13 +36,13 @@ class Status:
     """
 
     rounds: int
-    state: str = RUNNING
+    state: str = option(RUNNING, choices=(RUNNING, FINISHED, FAILED, STOPPED))
     round: int = 0
     phase: str = "gather"
-    started: float = 0.0
-    since: float = 0.0
+    started: float = option(0.0, low=0)
+    since: float = option(0.0, low=0)
     host: str = ""
-    pid: int = 0
+    pid: int = option(0, low=0, high=2**31 - 1)
     error: str = ""
 
     def killed(self) -> bool:
@@ -101,8 +103,27 @@ class StatusFile:
 
 
 def read_status(path: Path) -> Status | None:
-    """Return what the file says; None where there is none or it is of another kind."""
+    """Return what the file says; None where there is none.
+
+    Raises
+    ------
+    UserError
+        The file cannot be read, is cut off, or says something else than a run's status.
+    """
     try:
-        return Status(**json.loads(path.read_text("utf-8")))
-    except (OSError, ValueError, TypeError):
+        found = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
         return None
+    except OSError as error:
+        raise UserError(f"{path}: cannot read the file ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: damaged, not JSON ({error})") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: found a {type(found).__name__}, expected the status of a run")
+    specs = {spec.name: spec for spec in fields(Status)}
+    if wrong := sorted(set(found) - set(specs)):
+        raise UserError(f"{path}: unknown key {wrong[0]!r}, expected the status of a run")
+    if "rounds" not in found:
+        raise UserError(f"{path}: found no 'rounds', expected the status of a run")
+    values = {key: checked(key, value, specs[key], str(path)) for key, value in found.items()}
+    return Status(**values)  # type: ignore[arg-type]

@@ -1,16 +1,15 @@
 """Talking to the sites in a round: messages out, replies matched, everything on record."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from logging import WARNING
 
-from flwr.app import Message, Metadata, RecordDict
+from flwr.app import ArrayRecord, Message, Metadata, RecordDict
 from flwr.common import log
 from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.serverapp import Grid
 
 from common import records
-from common.adapter import Adapter
 from common.config import RunConfig
 from strategies.replies import payload
 from strategies.roster import Roster, Site
@@ -42,9 +41,9 @@ class Exchange:
         self._asked: list[tuple[Metadata, Site]] = []
         self._clock = time.monotonic()
 
-    def begin(self, server_round: int, lambda_t: float) -> None:
+    def begin(self, server_round: int) -> None:
         """Open the record of a round."""
-        self.record = RoundRecord(server_round, lambda_t)
+        self.record = RoundRecord(server_round)
         self._clock = time.monotonic()
 
     def online(self, grid: Grid) -> list[Site]:
@@ -55,12 +54,26 @@ class Exchange:
         self.roster.refusals.clear()
         return sites
 
-    def message(self, site: Site, kind: str, adapter: Adapter | None, rank: int) -> Message:
-        """Return a message to a site, with ``adapter`` cut to ``rank``; its payload is counted."""
-        extra = {"server-round": self.record.server_round, "site-rank": rank}
-        content = RecordDict({records.CONFIG: records.config_to_record(self.config, **extra)})
-        if adapter is not None:
-            content[records.ADAPTER] = records.adapter_to_record(adapter.truncated(rank))
+    def message(
+        self, site: Site, kind: str, arrays: Mapping[str, ArrayRecord], **extra: int
+    ) -> Message:
+        """Return a message to a site; its payload is counted.
+
+        Parameters
+        ----------
+        site
+            Who gets it.
+        kind
+            Its type, of :mod:`common.records`.
+        arrays
+            What it brings, by key.
+        **extra
+            Of ``records.MESSAGE_KEYS`` but the round, with underscores.
+        """
+        more = {key.replace("_", "-"): value for key, value in extra.items()}
+        more["server-round"] = self.record.server_round
+        config = records.config_to_record(self.config, **more)
+        content = RecordDict({records.CONFIG: config, **arrays})
         message = Message(content, dst_node_id=site.node_id, message_type=kind)
         self._asked.append((message.metadata, site))
         self.record.add_bytes(site.name, down=payload(message))

@@ -9,55 +9,24 @@ depends on the merge:
 ``pad``  the factors are padded with zeros to the highest rank and summed apart, A = Σ_c m_c A_c,
          B = Σ_c m_c B_c. With equal ranks this is FedIT, Zhang et al., arXiv 2305.05644. The
          product of means is not the mean of products.
+``fold`` the products are summed and nothing is cut: :func:`stack` goes into the base, and
+         adapters start anew. As FLoRA, Wang et al., arXiv 2409.05976.
+``residual`` as ``pad``, and what that misses of the sum of products, :func:`residual`, goes into
+         the base. As FedEx-LoRA, Singhal et al., arXiv 2410.09432.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from math import isclose
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from common.adapter import Adapter, Factors
+from common.folding import BLOCK, product
 
-
-def shares(examples: Mapping[str, int], share: str) -> dict[str, float]:
-    """Return every site's share of the merge; they sum to one.
-
-    Parameters
-    ----------
-    examples
-        |D_c|, training examples by site.
-    share
-        ``site``: 1/N. ``examples``: |D_c| / Σ|D|, as in the paper's formula.
-    """
-    if share == "site":
-        return {site: 1 / len(examples) for site in examples}
-    total = sum(examples.values())
-    return {site: n / total for site, n in examples.items()}
-
-
-def masses(
-    share: Mapping[str, float], weights: Mapping[str, float], *, normalise: bool
-) -> dict[str, float]:
-    """Return share_c · w_c, scaled to the sum of the shares where ``normalise``.
-
-    Adapters that live on from round to round need it: otherwise the whole adaptation shrinks
-    whenever a site is penalised. Where all weights are 1 the shares come back untouched.
-    """
-    if all(weight == 1.0 for weight in weights.values()):
-        return dict(share)
-    product = {site: share[site] * weights[site] for site in share}
-    if not normalise:
-        return product
-    total = sum(product.values())
-    if total == 0:  # λ = 1 for all: the limit of λ → 1
-        return dict(share)
-    return {site: mass / total for site, mass in product.items()}
-
-
-def normalises(normalise: str, merge: str) -> bool:
-    """Resolve ``normalise = "auto"``: yes for merges of adapters that live on (svd, pad)."""
-    return merge in ("svd", "pad") if normalise == "auto" else normalise == "yes"
+Combine = Callable[[Sequence[Factors], Sequence[float]], Factors]
 
 
 def merge(
@@ -72,7 +41,7 @@ def merge(
     mass
         m_c by site.
     how
-        ``svd`` or ``pad``; see the module.
+        ``svd``, ``pad`` or ``residual``, which is ``pad`` here; see the module.
     rank
         The run's highest rank, so that the merge keeps it when the sites that train at it
         are away.
@@ -83,42 +52,113 @@ def merge(
         After ``svd`` the components are ordered by strength, so a site of lower rank gets the
         best approximation by truncation.
     """
-    sites = sorted(adapters)  # floating-point sums must not depend on who answered first
-    scale = adapters[sites[0]].scale
     rank = max(rank, *(adapter.rank for adapter in adapters.values()))
-    combine = {"svd": _merge_svd, "pad": _merge_pad}[how]
-    layers = {
-        name: combine([adapters[s].layers[name] for s in sites], [mass[s] for s in sites], rank)
-        for name in adapters[sites[0]].layers
+    combine = {"svd": _merge_svd, "pad": _merge_pad, "residual": _merge_pad}[how]
+    return _layer_by_layer(adapters, mass, partial(combine, rank=rank))
+
+
+def stack(adapters: Mapping[str, Adapter], mass: Mapping[str, float]) -> Adapter:
+    """Return Σ_c m_c B_c A_c as [m_1 B_1 … m_N B_N] [A_1; …; A_N], of rank Σ_c r_c.
+
+    What ``fold`` puts into the base: the whole sum, whatever the ranks and masses.
+    """
+    return _layer_by_layer(adapters, mass, _stack)
+
+
+def residual(adapters: Mapping[str, Adapter], mass: Mapping[str, float]) -> Adapter:
+    """Return Σ_c m_c B_c A_c − B̂ Â, what ``pad`` misses of the sum of products, as factors.
+
+    With B̂ = Σ_c m_c B_c and Â = Σ_c m_c A_c of the padded factors, this is
+    Σ_c m_c (B_c − B̂) A_c, of which the first r_c columns of B̂ meet rows of A_c that are not
+    zeros. So it has rank Σ_c r_c at most, whatever the ranks and masses.
+
+    With equal ranks and masses that sum to one also Σ_c m_c (B_c − B̂) = 0. Then one site's A can
+    be taken off all, Σ_{c<N} m_c (B_c − B̂) (A_c − A_N), and the rank is (N − 1) r: of one site 0.
+    """
+    return _layer_by_layer(adapters, mass, _residual)
+
+
+def mean_weights(
+    weights: Mapping[str, Mapping[str, Tensor]], mass: Mapping[str, float]
+) -> dict[str, Tensor]:
+    """Return Σ_c m_c W_c of whole networks, by name. McMahan et al., arXiv 1602.05629."""
+    sites = sorted(weights)
+    weighed = [mass[site] for site in sites]
+    return {
+        name: sum_scaled([weights[site][name] for site in sites], weighed)
+        for name in weights[sites[0]]
     }
-    return Adapter(layers, scale)
+
+
+def _layer_by_layer(
+    adapters: Mapping[str, Adapter], mass: Mapping[str, float], combine: Combine
+) -> Adapter:
+    sites = sorted(adapters)  # floating-point sums must not depend on who answered first
+    first = adapters[sites[0]]
+    weighed = [mass[site] for site in sites]
+    layers = {
+        name: combine([adapters[site].layers[name] for site in sites], weighed)
+        for name in first.layers
+    }
+    return Adapter(layers, first.scale)
+
+
+def _stack(factors: Sequence[Factors], mass: Sequence[float]) -> Factors:
+    """Return the factors side by side, (R, fan_in) and (c_out, R) with R = Σ r_c."""
+    return Factors(
+        A=torch.cat([f.A for f in factors], dim=0),
+        B=torch.cat([m * f.B for f, m in zip(factors, mass, strict=True)], dim=1),
+    )
+
+
+def _residual(factors: Sequence[Factors], mass: Sequence[float]) -> Factors:
+    ranks = [f.A.shape[0] for f in factors]
+    mean = _sum_padded_b(factors, mass, max(ranks))  # B̂, (c_out, highest rank)
+    apart = [Factors(f.A, f.B - mean[:, :rank]) for f, rank in zip(factors, ranks, strict=True)]
+    if len(set(ranks)) > 1 or not isclose(sum(mass), 1, rel_tol=1e-9):
+        return _stack(apart, mass)
+    a, b = _stack([Factors(f.A - factors[-1].A, f.B) for f in apart], mass)
+    rest = a.shape[0] - ranks[-1]  # the last site's A is zero now
+    return Factors(a[:rest].contiguous(), b[:, :rest].contiguous())
 
 
 def _merge_pad(factors: Sequence[Factors], mass: Sequence[float], rank: int) -> Factors:
     a = sum_scaled([F.pad(f.A, (0, 0, 0, rank - f.A.shape[0])) for f in factors], mass)
-    b = sum_scaled([F.pad(f.B, (0, rank - f.B.shape[1])) for f in factors], mass)
-    return Factors(a, b)
+    return Factors(a, _sum_padded_b(factors, mass, rank))
+
+
+def _sum_padded_b(factors: Sequence[Factors], mass: Sequence[float], rank: int) -> Tensor:
+    return sum_scaled([F.pad(f.B, (0, rank - f.B.shape[1])) for f in factors], mass)
 
 
 def _merge_svd(factors: Sequence[Factors], mass: Sequence[float], rank: int) -> Factors:
-    """Truncate Σ m B A = [m_1 B_1 … m_N B_N] [A_1; …; A_N] to ``rank``.
-
-    With R = Σ r_c, Q_B R_B the QR of the left stack (c_out × R) and Q_A R_A that of the right
-    one's transpose (fan_in × R), the product is Q_B (R_B R_Aᵀ) Q_Aᵀ: its SVD is that of a matrix
-    of at most R × R. The dense c_out × fan_in product is never built.
-    """
-    left = torch.cat([m * f.B for f, m in zip(factors, mass, strict=True)], dim=1).double()
-    right = torch.cat([f.A for f in factors], dim=0).double()
-    q_left, r_left = torch.linalg.qr(left)
-    q_right, r_right = torch.linalg.qr(right.T)
-    u, s, vt = torch.linalg.svd(r_left @ r_right.T, full_matrices=False)
-    u, vt = _fix_signs(q_left @ u, vt @ q_right.T)
+    u, s, vt = _svd(_stack(factors, mass))
     root = s.clamp(min=0).sqrt()
     found = min(rank, len(s))
     b = (u[:, :found] * root[:found]).float()
     a = (root[:found, None] * vt[:found]).float()
     missing = rank - found  # a layer narrower, or less in the stacks, than the rank
     return Factors(F.pad(a, (0, 0, 0, missing)).contiguous(), F.pad(b, (0, missing)).contiguous())
+
+
+def _svd(stacked: Factors) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the SVD of B A in double precision, of as many components as may not be zero.
+
+    With Q_B R_B the QR of B (c_out × R) and Q_A R_A that of Aᵀ (fan_in × R), the product is
+    Q_B (R_B R_Aᵀ) Q_Aᵀ: its SVD is that of a matrix of at most R × R, and the dense
+    c_out × fan_in product is never built. The stacks of hundreds of sites are larger than it is:
+    these are multiplied out, block by block.
+    """
+    a, b = stacked
+    if a.shape[0] > max(BLOCK, min(b.shape[0], a.shape[1])):
+        u, s, vt = torch.linalg.svd(product(stacked), full_matrices=False)
+    else:
+        q_left, r_left = torch.linalg.qr(b.double())
+        q_right, r_right = torch.linalg.qr(a.double().T)
+        u, s, vt = torch.linalg.svd(r_left @ r_right.T, full_matrices=False)
+        u, vt = q_left @ u, vt @ q_right.T
+    u, vt = _fix_signs(u, vt)
+    return u, s, vt
 
 
 def _fix_signs(u: Tensor, vt: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,9 +1,12 @@
-"""The rating: whose adapter is damped in the re-merge of a round.
+"""The rating: whose adapter is damped in the re-merge of a round. Pure functions, no Flower.
 
-Source: He et al., arXiv 2501.03223, Eq. 1.
+Source: He et al., arXiv 2501.03223, Eq. 1. Tolerances, the schedules ``held`` and ``spread`` and
+:func:`removed` are ours. Their state, calm rounds and the first spread, is kept by the caller.
 """
 
+import math
 from collections.abc import Iterable, Mapping
+from statistics import pstdev
 
 
 def damping(lambda_0: float, decay: float, server_round: int) -> float:
@@ -11,15 +14,82 @@ def damping(lambda_0: float, decay: float, server_round: int) -> float:
     return lambda_0 * decay ** (server_round - 1)
 
 
+def lambda_of(
+    schedule: str,
+    lambda_0: float,
+    decay: float,
+    server_round: int,
+    calm_rounds: int,
+    spread: float | None,
+    first_spread: float | None,
+) -> float:
+    """Return λ_t under a schedule; no schedule exceeds λ_0.
+
+    ``decay``   λ_0 · decay^(t−1), the paper's.
+    ``held``    λ_0 · decay^k after k calm rounds: λ stays as it is while sites disagree. Where all
+                rounds are calm it is ``decay``.
+    ``spread``  λ_0 · min(1, s_t / s_0): λ falls as the sites' Dice come closer to each other.
+
+    Parameters
+    ----------
+    server_round
+        t, counted from 1.
+    calm_rounds
+        How many of the earlier rounds were without disagreement; see :func:`disagree`.
+    spread, first_spread
+        s_t, of the P(t) that the round's weights come from, and s_0, of the base's P(0); see
+        :func:`spread`. Without either, or with s_0 = 0, ``spread`` keeps λ_0.
+    """
+    if schedule == "decay":
+        return damping(lambda_0, decay, server_round)
+    if schedule == "held":
+        return damping(lambda_0, decay, calm_rounds + 1)
+    assert schedule == "spread", schedule
+    if spread is None or not first_spread:
+        return lambda_0
+    return lambda_0 * min(1.0, spread / first_spread)
+
+
+def spread(validation: Mapping[str, float]) -> float:
+    """Return s, the (population) standard deviation of P_c over the sites that reported.
+
+    It is 0 with fewer than two sites, of which none can have gained while another lost.
+    """
+    return pstdev(validation.values()) if len(validation) > 1 else 0.0
+
+
+def tolerances(tolerance: float, volumes: Mapping[str, int]) -> dict[str, float]:
+    """Return every site's tolerance: the standard error of its change, tolerance / √n_c.
+
+    Where nothing but chance changes P, one standard error is exceeded in 32 of 100 rounds, half
+    of them gains. Of three such sites one gains while another loses in 13 of 100 rounds, against
+    75 of 100 with tolerance 0. A site that loses less than its tolerance round after round is
+    never seen to lose.
+
+    Parameters
+    ----------
+    tolerance
+        Standard deviation of one volume's change of Dice from round to round; 0 for Eq. 1 as it
+        is. Volumes of one patient change together, so the true standard error is rather larger.
+    volumes
+        n_c, validation volumes by site; 0 counts as 1.
+    """
+    return {site: tolerance / math.sqrt(max(n, 1)) for site, n in volumes.items()}
+
+
 def site_weights(
     trained: Iterable[str],
     validation: Mapping[str, float],
     previous: Mapping[str, float],
     lambda_t: float,
+    tolerance: Mapping[str, float] | None = None,
 ) -> dict[str, float]:
     """Weigh every site that trained by what its gain cost the others.
 
     w_t(c) = 1 − λ_t  if P_c(t) > P_c(t−1) and P_i(t) < P_i(t−1) for some i ≠ c, otherwise 1.
+
+    With tolerances τ a site gained only if P_c(t) − P_c(t−1) > τ_c, and lost only if it is below
+    −τ_c.
 
     Parameters
     ----------
@@ -31,16 +101,49 @@ def site_weights(
     previous
         P(t−1) by site; a site new to the run has none and neither gains nor loses.
     lambda_t
-        From :func:`damping`.
+        From :func:`damping` or :func:`lambda_of`.
+    tolerance
+        From :func:`tolerances`; 0 for sites that are not in it.
 
     Returns
     -------
     dict
         Weight by site, for every site in ``trained``.
     """
+    gained, lost = _moved(validation, previous, tolerance)
+    return {site: 1.0 - lambda_t if site in gained and lost else 1.0 for site in trained}
+
+
+def disagree(
+    validation: Mapping[str, float],
+    previous: Mapping[str, float],
+    tolerance: Mapping[str, float] | None = None,
+) -> bool:
+    """Return whether gains and losses stood side by side in a round, as :func:`site_weights` sees.
+
+    Whenever a site is damped they did; they also do where those that gained did not train.
+    """
+    gained, lost = _moved(validation, previous, tolerance)
+    return bool(gained and lost)
+
+
+def removed(share: Mapping[str, float], mass: Mapping[str, float]) -> dict[str, float]:
+    """Return how much of each site's update the re-merge took away: 1 − mass_c / share_c.
+
+    Negative where normalising gave a site more than in the equal merge; 1 for a site without mass;
+    0 for one that had no share.
+    """
+    return {site: 1.0 - mass.get(site, 0.0) / s if s else 0.0 for site, s in share.items()}
+
+
+def _moved(
+    validation: Mapping[str, float],
+    previous: Mapping[str, float],
+    tolerance: Mapping[str, float] | None,
+) -> tuple[set[str], set[str]]:
+    """Return who gained and who lost; nobody is in both, so any loser is another site's."""
+    tau = tolerance or {}
     change = {site: p - previous[site] for site, p in validation.items() if site in previous}
-    losers = {site for site, delta in change.items() if delta < 0}
-    return {
-        site: 1.0 - lambda_t if change.get(site, 0.0) > 0 and losers - {site} else 1.0
-        for site in trained
-    }
+    gained = {site for site, delta in change.items() if delta > tau.get(site, 0.0)}
+    lost = {site for site, delta in change.items() if delta < -tau.get(site, 0.0)}
+    return gained, lost

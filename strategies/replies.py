@@ -1,13 +1,13 @@
 """What a site may send: every reply is read and checked here before anything uses it."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 
 from common import records
-from common.adapter import Adapter
+from common.weights import Parameters
 
 
 class ReplyError(Exception):
@@ -18,19 +18,35 @@ class ReplyError(Exception):
 class Update:
     """What a site sends after local training."""
 
-    adapter: Adapter
+    parameters: Parameters
     examples: int
     loss: float
     seconds: float
     start_dice: float | None
-    """Validation Dice of the adapter that training started from, where the run asks for it."""
+    """Validation Dice of what training started from, where the run asks for it."""
     local_dice: float | None
-    """Validation Dice of the adapter that training gave, where the run asks for it."""
+    """Validation Dice of what training gave, where the run asks for it."""
 
 
-def read_update(
-    message: Message, scale: float, shapes: Mapping[str, tuple[int, int]], rank: int
-) -> Update:
+@dataclass(frozen=True)
+class Validation:
+    """What a site reports of a merge, and of others where it was sent more than one."""
+
+    dice: float
+    volumes: int
+    others: tuple[float, ...] = ()
+
+    @property
+    def all_dice(self) -> tuple[float, ...]:
+        """Dice of the merge and of the others."""
+        return (self.dice, *self.others)
+
+
+Reader = Callable[[ArrayRecord | None], Parameters]
+"""Reads a site's arrays; raises ValueError where they are not what was agreed."""
+
+
+def read_update(message: Message, read: Reader) -> Update:
     """Read a site's reply to a training message.
 
     Raises
@@ -40,10 +56,8 @@ def read_update(
     """
     _raise_site_error(message)
     arrays = message.content.get(records.ADAPTER)
-    if not isinstance(arrays, ArrayRecord):
-        raise ReplyError("the reply has no adapter")
     try:
-        adapter = records.record_to_adapter(arrays, scale, shapes, rank)
+        parameters = read(arrays if isinstance(arrays, ArrayRecord) else None)
     except ValueError as error:
         raise ReplyError(str(error)) from None
     metrics = _metrics(message)
@@ -54,19 +68,24 @@ def read_update(
         _dice(metrics, key) if key in metrics else None for key in ("start-dice", "local-dice")
     )
     loss, seconds = _number(metrics, "loss"), _number(metrics, "seconds")
-    return Update(adapter, int(examples), loss, seconds, start, local)
+    return Update(parameters, int(examples), loss, seconds, start, local)
 
 
-def read_validation(message: Message) -> float:
+def read_validation(message: Message) -> Validation:
     """Read P, the mean validation Dice of a site.
 
     Raises
     ------
     ReplyError
-        The site failed, or its Dice is not a number in [0, 1].
+        The site failed, or a Dice is not a number in [0, 1].
     """
     _raise_site_error(message)
-    return _dice(_metrics(message), "dice")
+    metrics = _metrics(message)
+    others: list[float] = []
+    while (key := f"dice-{len(others) + 1}") in metrics:
+        others.append(_dice(metrics, key))
+    volumes = _number(metrics, "num-examples") if "num-examples" in metrics else 0
+    return Validation(_dice(metrics, "dice"), int(volumes), tuple(others))
 
 
 def read_test(message: Message) -> dict[str, float]:

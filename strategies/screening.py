@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from common.adapter import Adapter, Factors
-from common.config import MethodConfig
+from common.method import MethodConfig
 
 FEWEST = 3
 """Of two sites that differ nobody can say which one is wrong."""

@@ -3,7 +3,27 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import Tensor
+
+from common import folding
 from common.adapter import Adapter
+from common.weights import Parameters
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What a merge gives.
+
+    Attributes
+    ----------
+    parameters
+        What the sites go on with.
+    fold
+        What every site adds to its base before that, if anything.
+    """
+
+    parameters: Parameters
+    fold: Adapter | None = None
 
 
 @dataclass
@@ -13,19 +33,47 @@ class RunState:
     Attributes
     ----------
     adapter
-        The penalised re-merge of the last round; the initial adapter before round 1.
+        The penalised re-merge of the last round; the initial adapter before round 1. Whole
+        weights where the run trains these.
     server_round
         The last finished round; 0 before round 1.
     previous
         P(t−1) by site: what the next round's validation is compared with.
     ranks
         By site, fixed at the start of the run.
+    fold
+        What the last round added to the base, where the merge does that.
+    folded
+        All that was added to the base so far, dense by layer, the last included.
+    personal
+        By site, what it goes on with where it is not ``adapter``.
+    rating
+        What the rule carries on, see :mod:`strategies.rules`.
     """
 
-    adapter: Adapter
+    adapter: Parameters
     server_round: int = 0
     previous: dict[str, float] = field(default_factory=dict)
     ranks: dict[str, int] = field(default_factory=dict)
+    fold: Adapter | None = None
+    folded: dict[str, Tensor] | None = None
+    personal: dict[str, Parameters] = field(default_factory=dict)
+    rating: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def folds(self) -> int:
+        """How many merges were added to the base."""
+        return 0 if self.folded is None else self.server_round
+
+    def settle(self, merged: Merged, server_round: int) -> None:
+        """Go on with a round's merge."""
+        self.adapter, self.server_round = merged.parameters, server_round
+        if merged.fold is not None:
+            self.fold, self.folded = merged.fold, folding.fold(self.folded, merged.fold)
+
+    def merged(self, site: str) -> Merged:
+        """Return what a site goes on with."""
+        return Merged(self.personal.get(site, self.adapter), self.fold)
 
 
 @dataclass
@@ -39,9 +87,11 @@ class RoundRecord:
     lambda_t
         λ of the round.
     sites
-        By site: ``rank``, ``examples``, ``share``, ``weight``, ``validation`` (P), ``previous``,
-        ``local`` (Dice of its own adapter), ``loss``, ``train_s``, ``bytes_up``, ``bytes_down``,
-        as far as it got; ``norm_ratio``, ``agreement`` and ``unrated`` where the run screens.
+        By site: ``rank``, ``examples``, ``share``, ``weight``, ``removed`` (the part of its share
+        that the re-merge took away), ``validation`` (P), ``previous``, ``start`` and ``local``
+        (Dice of what it started from and of its own adapter), ``loss``, ``train_s``,
+        ``bytes_up``, ``bytes_down``, as far as it got; ``norm_ratio``, ``agreement`` and
+        ``unrated`` where the run screens, ``rates`` where it rates others.
     refused
         ``{"site", "phase", "reason"}`` for everything that was left out.
     """

@@ -1,5 +1,6 @@
 """Fixtures for all tests: a small base model and adapters for it."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from client_app.phantom import write_mnms2, write_phantom
 from common import lora
 from common.adapter import Adapter, Factors
 from common.model import build_unet, save_base
+from common.weights import Parameters
 
 SMALL = (4, 8, 8, 8, 8, 4)
 """Channels of a U-Net that a test can afford."""
@@ -19,6 +21,36 @@ SITE_FEATURES = (4, 4, 8, 8, 8, 4)
 """Channels of the base model beside ``site_data``."""
 
 MakeAdapter = Callable[..., Adapter]
+
+TESTS = Path(__file__).resolve().parent
+LONGEST_FIRST = (
+    "network/test_tls.py",
+    "network/test_site_faults.py",
+    "test_simulation.py",
+    "test_compose.py",
+    "network/test_without_tls.py",
+)
+"""Modules of a minute or more: begun last, one of them would keep a worker alone at the end."""
+
+# The nets are so small that threads cost more than they bring, here and in what the tests start
+torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
+# Ray's own, 15, leaves simulations nothing beside another worker's processes
+os.environ.setdefault("RAY_worker_niceness", "0")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest modules first where several workers share the tests."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        places = {(TESTS / name).resolve(strict=True): n for n, name in enumerate(LONGEST_FIRST)}
+        items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
+def adapter_of(parameters: Parameters) -> Adapter:
+    """Return what is an adapter as one."""
+    assert isinstance(parameters, Adapter)
+    return parameters
 
 
 @pytest.fixture

@@ -30,6 +30,8 @@ SMALL = {
 }
 LIMIT_S = 140.0
 
+pytestmark = pytest.mark.timeout(900)
+
 
 @pytest.fixture(scope="module")
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Composed, Processes]]:

@@ -22,7 +22,7 @@ from tests.conftest import SITE_FEATURES
 ROOT = Path(__file__).resolve().parent.parent
 ROUNDS = 3
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def small_run(data: Path, run_dir: Path, **keys: Value) -> dict[str, Value]:
@@ -67,7 +67,7 @@ def start(args: list[str], cwd: Path) -> "subprocess.Popen[str]":
 
 def finish(process: "subprocess.Popen[str]") -> tuple[int, str]:
     try:
-        output, _ = process.communicate(timeout=240)
+        output, _ = process.communicate(timeout=600)
     finally:
         stop(process)
     return process.returncode, output

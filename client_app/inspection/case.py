@@ -99,7 +99,7 @@ def _inspect(report: CaseReport, pictures: bool) -> None:
 
 def _read(report: CaseReport, name: str) -> Stack | None:
     try:
-        stack = read_stack(report.case.image.with_name(name))
+        stack = read_stack(report.case.image.with_name(name), report.case.frame_index)
         return replace(stack, affine=lps_affine(stack.affine, report.case.axes))
     except ReadFaultError as fault:
         report.found([(fault.code, str(fault))], name)

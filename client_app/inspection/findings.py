@@ -23,6 +23,7 @@ CODES: dict[str, Severity] = {
     # files
     "file-unreadable": "error",
     "not-3d": "error",
+    "frame-missing": "error",
     "file-huge": "error",
     "affine-degenerate": "error",
     "check-failed": "error",

@@ -78,7 +78,7 @@ def inspect_folder(
     Parameters
     ----------
     data_dir
-        A folder in ACDC's or M&Ms-2's layout.
+        A folder in ACDC's, M&Ms's or M&Ms-2's layout.
     affine_axes
         What the first two axes of the affines are, ``LPS`` or ``RAS``.
     split_by

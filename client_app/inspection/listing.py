@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from client_app.datasets import ACDC_LABELS, FRAMES, MNMS_LABELS, Case, is_mnms2
+from client_app.datasets.mnms import find_index, list_mnms
 from client_app.inspection.findings import Finding
 from common.errors import UserError
 
@@ -35,17 +36,20 @@ class Listing:
 
 
 def list_folder(data_dir: Path) -> Listing:
-    """List the cases of a folder in ACDC's or M&Ms-2's layout, with or without their files.
+    """List the cases of a folder in one of our layouts, with or without their files.
 
     Raises
     ------
     UserError
-        The folder is missing, of neither layout, or holds no patient at all.
+        The folder is missing, of no such layout, or holds no patient at all, or it is in M&Ms's
+        layout and its index is at fault.
     """
     if not data_dir.is_dir():
         raise UserError(f"{data_dir}: no such data folder")
     if is_mnms2(data_dir) or (data_dir / "dataset").is_dir():
         listing = _list_mnms2(data_dir)
+    elif index := find_index(data_dir):
+        listing = Listing("M&Ms", list_mnms(index))
     elif patients := (
         sorted((data_dir / "training").glob("patient*")) or sorted(data_dir.glob("patient*"))
     ):
@@ -54,7 +58,8 @@ def list_folder(data_dir: Path) -> Listing:
             _add_acdc_patient(listing, folder, data_dir)
     else:
         raise UserError(
-            f"{data_dir}: neither M&Ms-2 ({MNMS_INDEX}) nor ACDC (training/patientNNN/) is found"
+            f"{data_dir}: neither M&Ms-2 ({MNMS_INDEX}), M&Ms (…M&Ms…information….csv) nor ACDC "
+            "(training/patientNNN/) is found"
         )
     if not (listing.cases or listing.findings):
         raise UserError(f"{data_dir}: holds no patient")

@@ -53,13 +53,14 @@ class Stack:
         return spacing
 
 
-def read_stack(path: Path) -> Stack:
-    """Read a 3-D NIfTI file to its end.
+def read_stack(path: Path, frame_index: int | None = None) -> Stack:
+    """Read a 3-D NIfTI file, or one frame of a 4-D one, to its end.
 
     Raises
     ------
     ReadFaultError
-        The file is missing or unreadable, not 3-D, or too large to be a stack of slices.
+        The file is missing or unreadable, not 3-D or without that frame, or too large to be a
+        stack of slices.
     """
     if not path.is_file():
         near = sorted(other.name for other in path.parent.glob(path.name.split(".")[0] + ".*"))
@@ -68,8 +69,10 @@ def read_stack(path: Path) -> Stack:
     try:
         with LoggingOutputSuppressor(), np.errstate(all="ignore"):
             image = nib.load(path)
-            _check_shape(image.shape)
+            _check_shape(image.shape, frame_index)
             data = np.asarray(image.get_fdata(caching="unchanged", dtype=np.float32))
+            if frame_index is not None:
+                data = data[..., frame_index].copy()  # (i, j, k, t) -> (i, j, k)
             affine, raw = np.array(image.affine, float), raw_header(path)
     except ReadFaultError:
         raise
@@ -82,8 +85,15 @@ def read_stack(path: Path) -> Stack:
     return Stack(data, affine, pixdim_mm, unit)
 
 
-def _check_shape(shape: tuple[int, ...]) -> None:
-    if len(shape) != 3 or 0 in shape:
+def _check_shape(shape: tuple[int, ...], frame_index: int | None) -> None:
+    if frame_index is not None:
+        if len(shape) != 4 or 0 in shape or frame_index >= shape[3]:
+            raise ReadFaultError(
+                "frame-missing",
+                f"has shape {shape}, expected four dimensions and {frame_index} "
+                "among its frames, counted from 0",
+            )
+    elif len(shape) != 3 or 0 in shape:
         raise ReadFaultError("not-3d", f"has shape {shape}, expected three dimensions")
     if math.prod(shape) > MOST_VOXELS:
         raise ReadFaultError("file-huge", f"has shape {shape}, expected a stack of slices")

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from client_app.datasets import site_name
 from client_app.phantom.heart import DISEASES
 from client_app.phantom.layouts import write_acdc_patient, write_mnms2_patient, write_mnms2_table
 from client_app.phantom.scanner import SOURCE, VENDORS, blend
@@ -19,6 +20,8 @@ PATIENTS = {"SIEMENS": 16, "Philips Medical Systems": 16, "GE MEDICAL SYSTEMS": 
 """Patients by vendor unless told otherwise: one site is half the size of the others."""
 ACDC_DISEASES = ("NOR", "DCM", "HCM", "MINF", "RV")
 MNMS2_DISEASES = ("NOR", "DCM", "HCM", "RV")
+PATHOLOGY = "RV"
+"""What one vendor alone has where that is asked for: a dilated RV, which is a label of its own."""
 MOST_ACDC = 999
 MOST_PER_VENDOR = 300
 """Each vendor has its own range of subject codes, so that more of one renumbers no other."""
@@ -32,6 +35,7 @@ def write_phantom(
     acdc_patients: int = 20,
     patients: Mapping[str, int] | None = None,
     heterogeneity: float = 1.0,
+    pathology_at: str = "",
     progress: Progress | None = None,
 ) -> None:
     """Write both layouts: ``out/acdc`` to pretrain on, ``out/mnms2`` with one site per vendor.
@@ -52,6 +56,9 @@ def write_phantom(
     heterogeneity
         How far the vendors' looks are from the source scanner's: 0 is alike, 1 clearly
         different; at most ``MOST_HETEROGENEITY``.
+    pathology_at
+        Vendor, or its site's name: all its patients have ``PATHOLOGY`` and nobody else has, the
+        source scanner's patients included. Empty to have every disease everywhere.
     progress
         See ``Progress``.
 
@@ -60,8 +67,9 @@ def write_phantom(
     UserError
         ``out/acdc`` or ``out/mnms2`` holds something already, or a number makes no sense.
     """
-    acdc = _plan_acdc(seed, acdc_patients, None)
-    mnms2 = _plan_mnms2(seed, patients, heterogeneity, None)
+    spared = _without_pathology(ACDC_DISEASES) if pathology_at else None
+    acdc = _plan_acdc(seed, acdc_patients, spared)
+    mnms2 = _plan_mnms2(seed, patients, heterogeneity, _at(pathology_at, patients, None))
     _write(out, {"acdc": acdc, "mnms2": mnms2}, progress)
 
 
@@ -92,18 +100,20 @@ def write_mnms2(
     patients: Mapping[str, int] | None = None,
     heterogeneity: float = 1.0,
     diseases: Mapping[str, Sequence[str]] | None = None,
+    pathology_at: str = "",
     progress: Progress | None = None,
 ) -> None:
     """Write ``out/mnms2`` alone, the same as `write_phantom` would.
 
     Parameters
     ----------
-    out, seed, patients, heterogeneity, progress
+    out, seed, patients, heterogeneity, pathology_at, progress
         As for `write_phantom`.
     diseases
         By vendor, keys of ``DISEASES`` that its patients have in turn; ``MNMS2_DISEASES`` for a
-        vendor that is not named.
+        vendor that is not named. ``pathology_at`` goes before it.
     """
+    diseases = _at(pathology_at, patients, diseases)
     _write(out, {"mnms2": _plan_mnms2(seed, patients, heterogeneity, diseases)}, progress)
 
 
@@ -155,6 +165,27 @@ def _plan_mnms2(
             for index in range(patients.get(vendor, 0))
         ]
     return studies
+
+
+def _at(
+    place: str, patients: Mapping[str, int] | None, diseases: Mapping[str, Sequence[str]] | None
+) -> Mapping[str, Sequence[str]] | None:
+    """Return diseases by vendor with ``PATHOLOGY`` at one place only; unchanged without one."""
+    if not place:
+        return diseases
+    names = {name: vendor for vendor in VENDORS for name in (vendor, site_name("VENDOR", vendor))}
+    there = {name.lower(): vendor for name, vendor in names.items()}.get(place.lower())
+    if there is None:
+        raise UserError(f"pathology-at: found {place!r}, expected one of {', '.join(names)}")
+    if not (PATIENTS if patients is None else patients).get(there, 0):
+        raise UserError(f"pathology-at: {place} has no patients, expected some")
+    given = dict.fromkeys(VENDORS, MNMS2_DISEASES) | dict(diseases or {})
+    elsewhere = {vendor: _without_pathology(have) for vendor, have in given.items()}
+    return elsewhere | {there: (PATHOLOGY,)}
+
+
+def _without_pathology(diseases: Sequence[str]) -> Sequence[str]:
+    return [disease for disease in diseases if disease != PATHOLOGY]
 
 
 def _check_count(name: str, count: int, least: int, most: float = math.inf) -> None:

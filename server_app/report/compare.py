@@ -14,7 +14,7 @@ SAME_ANYWAY = frozenset(("run-dir", "resume", "cache-dir"))
 
 def run_names(runs: list[Run]) -> list[str]:
     """Return a name for every run: its folder's, with as many parents as it takes."""
-    paths = [run.path.resolve() for run in runs]
+    paths = [run.path for run in runs]
     for depth in range(1, max(len(path.parts) for path in paths) + 1):
         names = ["/".join(path.parts[-depth:]) for path in paths]
         if len(set(names)) == len(names):

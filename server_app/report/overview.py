@@ -89,7 +89,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
         ("Base model", f"SHA-256 {c.base_sha256}" if c.base_sha256 else "SHA-256 not recorded"),
         ("Versions", versions(run)),
         ("Time", _time(run)),
-        ("Folder", str(run.path.resolve())),
+        ("Folder", str(run.path)),
     ]  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from json import loads
 from pathlib import Path
@@ -22,6 +22,10 @@ Points = list[tuple[int, float]]
 """(round, value), in the order of the rounds."""
 
 
+FOLDER_KEYS = ("data-dir", "run-dir", "cache-dir")
+HIDDEN = "(hidden)"
+
+
 @dataclass(frozen=True)
 class Run:
     """The files of a run.
@@ -29,7 +33,7 @@ class Run:
     Attributes
     ----------
     path
-        The folder.
+        The folder, in full unless it is hidden.
     config
         As resolved when the run began.
     history
@@ -142,7 +146,20 @@ def read_run(path: Path) -> Run:
         raise UserError(f"{folder.history}: not a line of JSON for every round ({error})") from None
     if not all(map(_is_round, history)):
         raise UserError(f"{folder.history}: a line has no 'round' or 'sites'")
-    return Run(path, config, history, _read_summary(folder.summary))
+    return Run(path.resolve(), config, history, _read_summary(folder.summary))
+
+
+def without_paths(run: Run) -> Run:
+    """Return the run without the folders of the machine it ran on.
+
+    Of its own folder and of the base file the names stay, and keys that were left at their
+    defaults, which say nothing of a machine.
+    """
+    flat, defaults = run.config.to_flat(), RunConfig().to_flat()
+    hidden = {key: HIDDEN for key in FOLDER_KEYS if flat[key] != defaults[key]}
+    base = {"base-model": Path(run.config.base_model).name}
+    config = RunConfig.from_flat({**flat, **hidden, **base})
+    return replace(run, path=Path(run.path.resolve().name), config=config)
 
 
 def _read_summary(path: Path) -> Mapping[str, Any] | None:

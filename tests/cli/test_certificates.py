@@ -10,6 +10,10 @@ import typer
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
     load_ssh_private_key,
     load_ssh_public_key,
 )
@@ -80,6 +84,39 @@ def test_the_key_of_another_authority_is_refused_and_nothing_is_replaced(tmp_pat
     with pytest.raises(UserError, match=r"ca\.key: is not the key of"):
         run("authority", tmp_path / "one", "--host", "a")
     assert (tmp_path / "one" / "server.pem").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["ca.pem", "ca.key"])
+@pytest.mark.parametrize("broken", ["empty", "cut", "text", "bytes", "a line less"])
+def test_a_broken_authority_is_named_in_words(tmp_path: Path, name: str, broken: str) -> None:
+    run("authority", tmp_path, "--host", "a")
+    whole, server = (tmp_path / name).read_bytes(), (tmp_path / "server.pem").read_bytes()
+    begin, *body, end = whole.splitlines(keepends=True)
+    content = {
+        "empty": b"",
+        "cut": whole[: len(whole) // 2],
+        "text": b"a key\n",
+        "bytes": bytes(range(256)),
+        "a line less": begin + b"".join(body[1:]) + end,
+    }[broken]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError) as error:
+        run("authority", tmp_path, "--host", "a")
+    what = {"ca.pem": "certificate", "ca.key": "private key"}[name]
+    assert str(error.value) == (
+        f"{tmp_path / name}: holds no {what} in PEM, expected the file that "
+        "'rate-my-lora authority' wrote"
+    )
+    assert (tmp_path / "server.pem").read_bytes() == server
+
+
+def test_a_key_with_a_password_is_called_so(tmp_path: Path) -> None:
+    run("authority", tmp_path, "--host", "a")
+    key = load_pem_private_key((tmp_path / "ca.key").read_bytes(), None)
+    locked = BestAvailableEncryption(b"secret")
+    (tmp_path / "ca.key").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, locked))
+    with pytest.raises(UserError, match=r"ca\.key: has a password, expected a private key"):
+        run("authority", tmp_path, "--host", "a")
 
 
 def test_private_keys_are_for_their_owner_alone(tmp_path: Path) -> None:

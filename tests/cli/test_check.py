@@ -106,6 +106,27 @@ def test_json_holds_findings_cases_and_scanners(run: Run, folder: Path, tmp_path
     assert row["slices"] == sum(case["shape"][2] for case in report["cases"])
 
 
+@pytest.mark.parametrize(
+    ("option", "place"),
+    [("--json", "file/report.json"), ("--json", "folder"), ("--sheets", "file")],
+)
+def test_a_place_that_cannot_be_written_is_said_before_the_work(
+    run: Run, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str, place: str
+) -> None:
+    def work(*_: object, **__: object) -> None:
+        raise AssertionError("it works")
+
+    monkeypatch.setattr("cli.check.inspect_folder", work)
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UserError) as error:
+        run(folder, option, tmp_path / place)
+    assert str(error.value).startswith(f"{tmp_path / place}: ")
+    with pytest.raises(AssertionError, match="it works"):
+        run(folder, option, tmp_path / "new" / "place")
+    assert not (tmp_path / "new").exists()
+
+
 def test_the_scanners_of_every_site_have_their_row(phantom_dir: Path) -> None:
     rows = inspect_folder(phantom_dir / "mnms2").scanners
     assert [(row.site, row.scanner, row.patients) for row in rows] == [

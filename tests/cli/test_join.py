@@ -6,10 +6,14 @@ import pytest
 import tomli_w
 from flwr.common.config import parse_config_args
 
+from cli import join as joining
 from cli.certificates import site_key
-from cli.join import read_site
+from cli.join import join, read_site
+from client_app.settings import SiteSettings
 from common.errors import UserError
 from common.options import Value
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "deploy" / "site.example.toml"
 
 
 def write(folder: Path, **keys: Value) -> Path:
@@ -74,6 +78,8 @@ def test_the_app_is_reached_over_loopback_alone(tmp_path: Path) -> None:
         ({"insecure": True}, "exclude each other"),
         ({"site": ""}, "found no 'site'"),
         ({"local_port": 0}, "local-port: found 0"),
+        ({"health": "9095"}, "health: found '9095', expected host:port"),
+        ({"serves": " "}, "serves: found ' ', expected some of train, validate, test"),
         ({"max_rank": -1}, "max-rank: found -1"),
         ({"data_dir": '/data/"heart"'}, "data-dir: found a double quote"),
         ({"data_folder": "/data"}, "unknown key 'data-folder'"),
@@ -83,9 +89,52 @@ def test_a_wrong_file_is_refused_by_its_name(
     tmp_path: Path, keys: dict[str, Value], words: str
 ) -> None:
     path = write(tmp_path, **keys)
-    with pytest.raises(UserError, match=r"site\.toml") as error:
-        read_site(path)
+    with pytest.raises(UserError, match=r"site\.toml: ") as error:
+        join(path)
     assert words in str(error.value)
+
+
+def test_an_error_is_about_its_own_key_alone(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as error:
+        join(write(tmp_path, max_rank=-1))
+    assert str(error.value) == f"{tmp_path}/site.toml: max-rank: found -1, expected at least 0"
+    with pytest.raises(UserError) as error:
+        join(write(tmp_path, data_folder="/data"))
+    known = str(error.value).split("; known are ")[1].split(", ")
+    assert {"superlink", "data-dir", "site"} <= set(known)
+    assert "partition-id" not in known
+
+
+def test_the_settings_are_parsed_once_and_the_examples_are_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parse, parsed = SiteSettings.from_node, []
+
+    def count(node: dict[str, Value], source: str) -> SiteSettings:
+        parsed.append(parse(node, source))
+        return parsed[-1]
+
+    text = EXAMPLE.read_text(encoding="utf-8").replace("/etc/rate-my-lora", str(tmp_path))
+    text = text.replace("/var/lib/rate-my-lora", str(tmp_path / "var"))
+    (write(tmp_path)).write_text(text, encoding="utf-8")
+    monkeypatch.setattr(SiteSettings, "from_node", count)
+    monkeypatch.setattr(joining, "_stay", lambda *_: None)
+    monkeypatch.setattr("cli.join.signal.signal", lambda *_: None)
+    join(tmp_path / "site.toml")
+    assert [settings.name for settings in parsed] == ["Siemens"]
+
+
+@pytest.mark.parametrize(("key", "path"), [("cache_dir", "file/cache"), ("audit_log", "file/log")])
+def test_a_site_that_cannot_write_does_not_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, path: str
+) -> None:
+    monkeypatch.setattr(joining, "_stay", lambda *_: pytest.fail("it starts"))
+    (tmp_path / "file").touch()
+    keys = {"cache_dir": str(tmp_path / "cache"), key: str(tmp_path / path)}
+    with pytest.raises(UserError, match="cannot be written") as error:
+        join(write(tmp_path, **keys))
+    said = f"{tmp_path}/site.toml: {key.replace('_', '-')}: {tmp_path / path}"
+    assert str(error.value).startswith(said)
 
 
 def test_without_tls_only_where_it_is_said(tmp_path: Path) -> None:

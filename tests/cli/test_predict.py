@@ -6,7 +6,7 @@ import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import nibabel as nib
 import numpy as np
@@ -19,10 +19,11 @@ from typer.testing import CliRunner
 
 from cli.measurements import CaseRow
 from cli.predict import predict
-from cli.predicting import How, case_row, frame_rows, segment_item
+from cli.predicting import How, Segmented, _no_ef, case_row, frame_rows, segment_item
 from client_app.clinical import Function, HeartFunction
 from client_app.datasets import ACDC_LABELS
-from client_app.studies import find_studies
+from client_app.prediction import Scan
+from client_app.studies import Item, find_studies
 from common import lora
 from common.adapter import save_adapter
 from common.errors import UserError
@@ -208,7 +209,9 @@ def test_a_bad_file_is_refused_and_the_rest_goes_on(run: Run, tmp_path: Path, wa
     good = tmp_path / "good"
     run(ward, "--out", good, "--no-pictures")
     (ward / "a_broken.nii.gz").write_bytes((ward / "cine.nii.gz").read_bytes()[:5000])
-    write_nifti(ward / "zz_thin.nii.gz", np.eye(9)[..., None] * np.ones(3), np.diag([1, 1, 1, 1.0]))
+    write_nifti(
+        ward / "zz_thin.nii.gz", 9 * np.eye(9)[..., None] * np.ones(3), np.diag([1, 1, 1, 1.0])
+    )
     with pytest.raises(UserError) as error:
         run(ward, "--out", tmp_path / "out")
     message, said = error.value.args
@@ -230,8 +233,62 @@ def test_half_a_pair_has_volumes_but_no_ejection_fraction(run: Run, tmp_path: Pa
     (row,) = rows(tmp_path / "out" / "function.csv")
     (volume,) = rows(tmp_path / "out" / "volumes.csv")
     assert volume["phase"] == "ED"
+    assert row["no_EF"] == "EF needs ED and ES; found ED only"
     assert row["LV_EDV_ml"] == volume["LV_ml"]
     assert row["LV_ESV_ml"] == row["LV_EF_percent"] == ""
+
+
+@pytest.mark.parametrize("stored", [np.uint8, np.float64])
+@pytest.mark.parametrize("name", ["001_SA_ED_gt.nii.gz", "mask.nii.gz"])
+def test_a_label_map_is_refused_and_the_rest_goes_on(
+    run: Run, tmp_path: Path, ward: Path, stored: type, name: str
+) -> None:
+    labels: np.ndarray = heart_labels(40, 2).transpose(2, 1, 0).astype(stored)
+    path = write_nifti(tmp_path / name, labels)
+    with pytest.raises(UserError) as error:
+        run(path, ward / "cine.nii.gz", "--out", tmp_path / "out", "--no-pictures")
+    message, said = error.value.args
+    assert message == "1 of 2 files were refused"
+    (refusal,) = (line for line in said.splitlines() if line.startswith("Refused: "))
+    assert refusal.startswith(f"Refused: {path}: ")
+    assert "label map" in refusal
+    assert refusal.endswith("expected an image")
+    assert [row["case"] for row in rows(tmp_path / "out" / "function.csv")] == ["cine"]
+
+
+def test_an_image_of_whole_numbers_is_no_label_map(run: Run, tmp_path: Path) -> None:
+    image = heart_image(heart_labels(40, 2)).transpose(2, 1, 0).round().astype(np.int16)
+    run(write_nifti(tmp_path / "x.nii.gz", image), "--out", tmp_path / "out", "--no-pictures")
+    assert (tmp_path / "out" / "x_seg.nii.gz").is_file()
+
+
+def test_a_missing_ejection_fraction_is_explained(run: Run, tmp_path: Path, ward: Path) -> None:
+    said = run(ward, "--out", tmp_path / "out", "--no-pictures")
+    reasons = {row["case"]: row["no_EF"] for row in rows(tmp_path / "out" / "function.csv")}
+    reason = "EF needs ED and ES; found one frame that is not known to be either"
+    assert reasons == {"cine": "", "001_SA": "", "alone": reason}
+    assert f"No EF: alone: {reason}\n" in said
+    assert said.count("No EF: ") == 1
+
+
+@pytest.mark.parametrize(
+    ("ed", "es", "reason"),
+    [
+        ({"LV": 100.0, "RV": 90.0}, {"LV": 40.0, "RV": 50.0}, ""),
+        ({"LV": 100.0, "RV": 90.0}, {"LV": math.nan, "RV": 50.0},
+         "EF needs the ventricle in ED and ES; found no LV in ES"),
+        ({"LV": 100.0, "RV": math.nan}, {"LV": math.nan, "RV": math.nan},
+         "EF needs the ventricle in ED and ES; found no LV in ES and no RV in ED and no RV in ES"),
+    ],
+)  # fmt: skip
+def test_a_ventricle_that_was_not_found_is_why(
+    ed: dict[str, float], es: dict[str, float], reason: str
+) -> None:
+    ml = [volumes | {"MYO": 80.0} for volumes in (ed, es)]
+    file = Segmented(
+        Item(Path("x"), "x", ""), cast(Scan, None), np.zeros(0), ml, {0: "ED", 1: "ES"}
+    )
+    assert _no_ef([file], dict(zip(("ED", "ES"), ml, strict=True))) == reason
 
 
 def test_where_all_is_refused_nothing_is_written(run: Run, tmp_path: Path) -> None:

@@ -164,6 +164,28 @@ def test_no_data_leaves_the_images_alone(run_dir: Path, tmp_path: Path) -> None:
     assert "--no-data" in refused(run_dir, "--no-data", "--data", tmp_path)
 
 
+@pytest.mark.usefixtures("no_work")
+def test_no_data_names_no_folder_of_the_machine(
+    run_dir: Path, shared: Path, tmp_path: Path
+) -> None:
+    paths = {"data_dir": "/srv/hearts", "cache_dir": "~/anna/cache", "run_dir": "/srv/run"}
+    write_config(run_dir, config_of(shared, **paths))
+    second = tmp_path / "second" / run_dir.name
+    second.mkdir(parents=True)
+    for file in ("history.jsonl", "summary.json"):
+        (second / file).write_bytes((run_dir / file).read_bytes())
+    write_config(second, config_of(shared, **paths | {"data_dir": "/srv/berta"}))
+    page = tmp_path / "page.html"
+    shown = written(run_dir, second, "--out", page)
+    html = written(run_dir, second, "--no-data", "--out", page)
+    for word in (str(tmp_path.parent), str(shared), "/srv", "anna", "berta", "second"):
+        assert word in shown, word
+        assert word not in html, word
+    assert "(hidden)" in html
+    assert "base.safetensors" in html
+    assert "<h2" in html
+
+
 def write_updates(folder: Path, adapters: Mapping[str, Any], rounds: tuple[int, ...]) -> None:
     for t in rounds:
         for site, adapter in adapters.items():

@@ -115,6 +115,56 @@ def test_plain_lines_follow_a_run_to_its_end(tmp_path: Path) -> None:
     assert lines[-1].startswith("finished: 3 rounds")
 
 
+DAMAGED = ("", '{"rounds": 1, "sta', "[]", '{"rounds": 1, "since": "noon"}')
+
+
+@pytest.mark.parametrize("content", DAMAGED)
+def test_a_look_at_a_damaged_status_is_an_error(tmp_path: Path, content: str) -> None:
+    (tmp_path / "status.json").write_text(content)
+    app = typer.Typer()
+    app.command()(watch)
+    result = CliRunner().invoke(app, [str(tmp_path), "--once"])
+    assert isinstance(result.exception, UserError)
+    assert str(result.exception).startswith(f"{tmp_path}/status.json: ")
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_damaged_status_is_said_once_and_waited_for(tmp_path: Path, terminal: bool) -> None:
+    folder = RunDir(tmp_path)
+    folder.status.write_text('{"rounds": 1, "sta')
+    out = Console(file=io.StringIO(), width=300, force_terminal=terminal)
+    looks = 0
+
+    def mended(_: float) -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 3:
+            StatusFile(folder.status, rounds=1).finish()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cli.watch.time.sleep", mended)
+        snapshot = follow(tmp_path, out, every_s=1.0)
+    assert isinstance(out.file, io.StringIO)
+    said = out.file.getvalue()
+    assert snapshot.over
+    assert "status.json: damaged, not JSON" in said
+    assert "finished: 1 rounds" in said
+    if not terminal:
+        assert said.count("not JSON") == 1
+
+
+def test_a_history_of_another_kind_is_named_and_the_status_shown(tmp_path: Path) -> None:
+    status = StatusFile(tmp_path / "status.json", rounds=4)
+    status.phase(3, "train")
+    for line in (b"[]\n", b'{"round": 1}\n'):
+        (tmp_path / "history.jsonl").write_bytes(line)
+        text = shown(take_snapshot(tmp_path), width=300)
+        assert "round 3/4 · train" in text
+        assert "history.jsonl: a line is not a round's" in text
+    (tmp_path / "history.jsonl").write_bytes(b"\xff\n")
+    assert take_snapshot(tmp_path).history == []
+
+
 def test_a_terminal_gets_a_live_table(tmp_path: Path) -> None:
     folder = RunDir(tmp_path)
     play_round(folder, 1, 0.5)

@@ -7,6 +7,7 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 
 from client_app.app import app
+from client_app.assembly import State
 from client_app.settings import SiteSettings
 from client_app.site import Site
 from common import records
@@ -107,8 +108,8 @@ def test_training_sends_factors_and_three_numbers(
     for name, value in sent.items():
         assert value.shape == expected[name].shape
         assert value.dtype == torch.float32
-    result = Site(SiteSettings(name="GE"), site_config).train(start, server_round=1)
-    trained = result.adapter.tensors()
+    result = Site(SiteSettings(name="GE"), site_config).train(State(start), server_round=1)
+    trained = result.parameters.tensors()
     assert all(torch.equal(sent[k], trained[k]) for k in trained)
     assert metrics(content)["num-examples"] == result.slices
     assert metrics(content)["loss"] == result.loss
@@ -134,7 +135,7 @@ def test_validation_sends_one_dice_and_a_count(
     adapter = make_adapter(RANK, scale=1.0) if with_adapter else None
     content = ask(records.VALIDATE, site_config, adapter)
     site = Site(SiteSettings(name="GE"), site_config)
-    expected = site.score(adapter, "val")
+    expected = site.score(State(adapter), "val")
     assert set(content) == {records.METRICS}
     assert metrics(content) == {"dice": expected.mean_dice, "num-examples": expected.cases}
 
@@ -149,8 +150,8 @@ def test_the_final_test_sends_means_over_patients(
     assert set(found) == {"cases", *SCORES}
     site = Site(SiteSettings(name="GE"), site_config)
     assert found["cases"] == len(site.cases["test"])
-    assert found["base.dice.mean"] == site.score(None, "test").mean_dice
-    assert found["test.dice.mean"] == site.score(adapter, "test").mean_dice
+    assert found["base.dice.mean"] == site.score(State(), "test").mean_dice
+    assert found["test.dice.mean"] == site.score(State(adapter), "test").mean_dice
 
 
 def test_a_simulated_node_answers_for_its_partition(site_config: RunConfig) -> None:

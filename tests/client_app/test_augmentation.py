@@ -96,3 +96,14 @@ def test_without_augmentation_a_small_slice_is_padded_with_its_edge() -> None:
     around = torch.nn.functional.pad(item["image"][None], (4, 4, 4, 4), mode="replicate")[0]
     assert torch.equal(padded["image"], around)
     assert torch.equal(padded["label"][:, 4:28, 4:28], item["label"])
+
+
+def test_hearts_are_shifted_along_both_axes() -> None:
+    transform = training_transform(60, augment=True, seed=6)
+    label = torch.zeros(1, 60, 60)
+    label[:, 27:33, 27:33] = 1  # turning and scaling leave the middle where it is
+    item = {"image": 1.0 * label, "label": label}
+    moves = np.array([centre(transform(item)["label"][0] == 1) - 29.5 for _ in range(60)])
+    reach = np.abs(moves).max(axis=0)
+    assert (reach > 4.5).all()
+    assert (reach < 7).all()  # a tenth of the slice

@@ -282,6 +282,44 @@ def test_a_site_can_have_one_disease_alone(tmp_path: Path) -> None:
     assert found == [(PHILIPS, "MINF"), (PHILIPS, "MINF"), (GE, "NOR")]
 
 
+def rv_ml(root: Path, row: dict[str, str]) -> float:
+    return millilitres(*read(Path(mnms2_stem(root, row, "ED") + "_gt.nii.gz")), MNMS2["RV"])
+
+
+def test_a_dilated_rv_can_be_at_one_site_alone(tmp_path: Path) -> None:
+    vendors = {SIEMENS: 1, PHILIPS: 4, GE: 1}
+    write_phantom(tmp_path, acdc_patients=5, patients=vendors, pathology_at="ge")
+    rows = mnms2_rows(tmp_path)
+    diseases = {(row["VENDOR"], row["DISEASE"]) for row in rows}
+    assert {vendor for vendor, disease in diseases if disease == "RV"} == {GE}
+    assert {disease for vendor, disease in diseases if vendor == GE} == {"RV"}
+    assert "RV" not in {info["Group"] for info, _ in acdc_patients(tmp_path)}
+    here = [rv_ml(tmp_path, row) for row in rows if row["VENDOR"] == GE]
+    elsewhere = [rv_ml(tmp_path, row) for row in rows if row["VENDOR"] != GE]
+    assert min(here) > max(elsewhere)
+
+
+def test_a_pathology_elsewhere_changes_only_those_who_would_have_it(
+    phantom: Path, tmp_path: Path
+) -> None:
+    vendors = {SIEMENS: 1, GE: 1}
+    write_phantom(tmp_path, seed=3, acdc_patients=1, patients=vendors, pathology_at=GE)
+    before, after = everything(phantom), everything(tmp_path)
+    first_of_ge = f"mnms2/dataset/{mnms2_rows(tmp_path)[-1]['SUBJECT_CODE']}/"
+    for path, content in after.items():
+        if not path.endswith(".csv"):
+            assert (before[path] == content) == (not path.startswith(first_of_ge)), path
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [("Canon", "pathology-at: found 'Canon', expected one of"), ("GE", "GE has no patients")],
+)
+def test_a_pathology_nowhere_is_refused(tmp_path: Path, place: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        write_mnms2(tmp_path, patients={PHILIPS: 1}, pathology_at=place)
+
+
 def test_progress_counts_every_patient(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     write_phantom(

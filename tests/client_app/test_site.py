@@ -6,18 +6,19 @@ from pathlib import Path
 import pytest
 import torch
 
+from client_app.assembly import State
 from client_app.datasets import read_cases
 from client_app.preprocessing import load_frame
 from client_app.settings import SiteSettings
 from client_app.site import Site
 from client_app.splits import SPLITS, split_cases
-from common.adapter import Adapter
 from common.config import RunConfig
 from common.errors import UserError
 from common.model import file_sha256
 from common.options import Value
+from common.weights import Parameters
 from tests.client_app.samples import write_mnms2_hearts
-from tests.conftest import MakeAdapter
+from tests.conftest import MakeAdapter, adapter_of
 
 PATIENTS = {"GE": 4, "Philips": 5, "Siemens": 6}
 GE = SiteSettings(name="GE")
@@ -27,7 +28,7 @@ def changed(config: RunConfig, changes: dict[str, Value]) -> RunConfig:
     return RunConfig.from_flat({**config.to_flat(), **changes})
 
 
-def same_bits(one: Adapter, other: Adapter) -> bool:
+def same_bits(one: Parameters, other: Parameters) -> bool:
     left, right = one.tensors(), other.tensors()
     return list(left) == list(right) and all(torch.equal(left[k], right[k]) for k in left)
 
@@ -156,13 +157,13 @@ def test_training_changes_the_factors_and_nothing_else(
     site, start = Site(GE, site_config), make_adapter()
     kept = {name: value.clone() for name, value in start.tensors().items()}
     base, weights = file_sha256(work_dir / "base.safetensors"), site.model().state_dict()
-    result = site.train(start, server_round=1)
-    trained = result.adapter.tensors()
+    result = site.train(State(start), server_round=1)
+    trained = result.parameters.tensors()
     assert trained.keys() == kept.keys()
     assert all(trained[name].shape == kept[name].shape for name in kept)
     assert not any(torch.equal(trained[name], kept[name]) for name in kept)
     assert all(torch.equal(start.tensors()[name], kept[name]) for name in kept)
-    assert result.adapter.scale == start.scale
+    assert adapter_of(result.parameters).scale == start.scale
     assert result.slices == len(site.slices)
     assert file_sha256(work_dir / "base.safetensors") == base
     after = site.model().state_dict()
@@ -174,16 +175,16 @@ def test_training_is_a_function_of_seed_site_and_round(
 ) -> None:
     config = changed(site_config, {"augment": True})
     start = make_adapter()
-    expected = Site(GE, config).train(start, server_round=3).adapter
+    expected = Site(GE, config).train(State(start), server_round=3).parameters
     busy = Site(GE, config)
-    busy.train(start, server_round=1)
+    busy.train(State(start), server_round=1)
     with torch.random.fork_rng():
         torch.manual_seed(5)
-        again = busy.train(start, server_round=3).adapter
+        again = busy.train(State(start), server_round=3).parameters
     assert same_bits(again, expected)
-    assert not same_bits(busy.train(start, server_round=4).adapter, expected)
+    assert not same_bits(busy.train(State(start), server_round=4).parameters, expected)
     other_seed = Site(GE, replace(config, seed=1))
-    assert not same_bits(other_seed.train(start, server_round=3).adapter, expected)
+    assert not same_bits(other_seed.train(State(start), server_round=3).parameters, expected)
 
 
 def test_the_same_patients_at_another_site_are_seen_in_another_order(
@@ -193,7 +194,9 @@ def test_the_same_patients_at_another_site_are_seen_in_another_order(
     for vendor in ("GE", "Canon"):
         folder = write_mnms2_hearts(tmp_path / vendor, {vendor: 3})
         config = changed(site_config, {"data-dir": str(folder)})
-        adapters.append(Site(SiteSettings(name=vendor), config).train(make_adapter(), 1).adapter)
+        adapters.append(
+            Site(SiteSettings(name=vendor), config).train(State(make_adapter()), 1).parameters
+        )
     assert not same_bits(*adapters)
 
 
@@ -202,7 +205,7 @@ def test_local_epochs_are_passes_over_the_data(
 ) -> None:
     start = make_adapter()
     one, two = (
-        Site(GE, changed(site_config, {"local-epochs": epochs})).train(start, 1)
+        Site(GE, changed(site_config, {"local-epochs": epochs})).train(State(start), 1)
         for epochs in (1, 2)
     )
     assert two.loss < one.loss
@@ -215,13 +218,13 @@ def test_where_the_run_asks_the_start_of_training_is_scored_and_training_is_the_
     start = make_adapter(scale=2.0)
     plain = Site(GE, site_config)
     asked = Site(GE, changed(site_config, {"previous": "penalised"}))
-    expected = plain.score(start, "val").mean_dice
-    assert expected != plain.score(None, "val").mean_dice
-    result = asked.train(start, server_round=1)
+    expected = plain.score(State(start), "val").mean_dice
+    assert expected != plain.score(State(), "val").mean_dice
+    result = asked.train(State(start), server_round=1)
     assert result.start_dice == expected
-    without = plain.train(start, server_round=1)
+    without = plain.train(State(start), server_round=1)
     assert without.start_dice is None
-    assert same_bits(result.adapter, without.adapter)
+    assert same_bits(result.parameters, without.parameters)
 
 
 def test_where_the_run_asks_the_trained_adapter_is_scored_too(
@@ -229,21 +232,21 @@ def test_where_the_run_asks_the_trained_adapter_is_scored_too(
 ) -> None:
     start = make_adapter(scale=2.0)
     asked = Site(GE, changed(site_config, {"local-validation": True}))
-    result = asked.train(start, server_round=1)
-    assert result.local_dice == asked.score(result.adapter, "val").mean_dice
-    without = Site(GE, site_config).train(start, server_round=1)
+    result = asked.train(State(start), server_round=1)
+    assert result.local_dice == asked.score(State(result.parameters), "val").mean_dice
+    without = Site(GE, site_config).train(State(start), server_round=1)
     assert without.local_dice is None
-    assert same_bits(result.adapter, without.adapter)
+    assert same_bits(result.parameters, without.parameters)
 
 
 def test_a_score_is_of_the_adapter_that_is_asked_for(
     site_config: RunConfig, make_adapter: MakeAdapter
 ) -> None:
     site = Site(GE, site_config)
-    base = site.score(None, "test")
+    base = site.score(State(), "test")
     zero = make_adapter(scale=0.0)
-    strong = site.score(make_adapter(scale=2.0), "test")
-    assert site.score(zero, "test").mean_dice == base.mean_dice
+    strong = site.score(State(make_adapter(scale=2.0)), "test")
+    assert site.score(State(zero), "test").mean_dice == base.mean_dice
     assert strong.mean_dice != base.mean_dice
     assert base.cases == len(site.cases["test"])
-    assert site.score(None, "test").mean_dice == base.mean_dice
+    assert site.score(State(), "test").mean_dice == base.mean_dice

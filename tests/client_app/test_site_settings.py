@@ -18,6 +18,8 @@ from common.options import Value
         ("max-rank", "16", "expected a int"),
         ("max-local-epochs", 1.5, "expected a int"),
         ("serves", "train,everything", "serves: found 'everything'"),
+        ("serves", "", "serves: found '', expected some of train, validate, test"),
+        ("serves", " , ", "serves: found ' , ', expected some of"),
         ("data-dir", 3, "expected a str"),
         ("max-ranks", 3, "unknown key 'max-ranks'"),
     ],
@@ -56,6 +58,22 @@ def test_limits_hold_for_what_they_are_about_and_nothing_else() -> None:
         settings.check(records.TRAIN, config, 9)
     with pytest.raises(LimitError, match="4 epochs are asked, this site allows 3"):
         settings.check(records.TRAIN, RunConfig.from_flat({"local-epochs": 4}), 8)
+
+
+def test_an_error_begins_with_where_the_value_comes_from() -> None:
+    for node in ({"site": "GE", "max-rank": -1}, {"partition-id": -1}, {"colour": 1}, {}):
+        with pytest.raises(UserError, match=r"^site\.toml: "):
+            SiteSettings.from_node(node, "site.toml")  # type: ignore[arg-type]
+
+
+def test_the_audit_log_is_where_it_is_said_or_in_the_cache(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HOME", "/home/anna")
+    kept = SiteSettings(name="GE", cache_dir="~/cache")
+    assert kept.audit_path() == Path("/home/anna/cache/audit-GE.jsonl")
+    said = SiteSettings(name="GE", cache_dir="/cache", audit_log="~/log.jsonl")
+    assert said.audit_path() == Path("/home/anna/log.jsonl")
 
 
 def test_an_audit_log_stays_in_its_folder_whatever_the_site_is_called() -> None:

@@ -1,11 +1,12 @@
 """Who is trained on, validated on and tested on."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from client_app.datasets import Case
-from client_app.splits import SPLITS, split_cases, split_patients
+from client_app.splits import SPLITS, Split, restrict, split_cases, split_patients
 from common.errors import UserError
 
 SEEDS = range(200)
@@ -86,3 +87,66 @@ def test_frames_of_a_patient_stay_together() -> None:
     for name in SPLITS:
         members = sorted(case.patient for case in split[name])
         assert members[::2] == members[1::2] == sorted(set(members))
+
+
+def site_splits(count: int = 60) -> dict[Split, list[Case]]:
+    """Return the split of a site, seed 3, every third of whose patients has another disease."""
+    nowhere = Path("nowhere")
+    cases = [
+        Case(patient, frame, nowhere, nowhere, {}, {"Disease": ("RV", "NOR", "NOR")[n % 3]})
+        for n, patient in enumerate(patients(count))
+        for frame in ("ED", "ES")
+    ]
+    return split_cases(cases, seed=3)
+
+
+def members(cases: Sequence[Case]) -> set[str]:
+    return {case.patient for case in cases}
+
+
+def test_without_a_limit_everyone_stays() -> None:
+    splits = site_splits()
+    assert restrict(splits, seed=3) == splits
+
+
+def test_few_training_patients_are_among_more_and_keep_their_frames() -> None:
+    splits = site_splits()
+    kept = [restrict(splits, train_patients=n, seed=3) for n in (3, 6, 1000)]
+    three, six, all_of_them = (members(k["train"]) for k in kept)
+    assert (len(three), len(six)) == (3, 6)
+    assert three < six < all_of_them == members(splits["train"])
+    assert len(kept[0]["train"]) == 6
+    assert all(k["val"] == splits["val"] and k["test"] == splits["test"] for k in kept)
+
+
+def test_who_stays_hangs_on_the_patients_and_the_seed_alone() -> None:
+    splits = site_splits()
+    turned = {split: list(reversed(cases)) for split, cases in splits.items()}
+    few = members(restrict(splits, train_patients=5, seed=3)["train"])
+    assert members(restrict(turned, train_patients=5, seed=3)["train"]) == few
+    assert members(restrict(splits, train_patients=5, seed=4)["train"]) != few
+
+
+def test_few_validation_patients_are_kept_after_their_value() -> None:
+    splits = site_splits(200)
+    wanted = {case.patient for case in splits["val"] if case.info["Disease"] == "RV"}
+    every = restrict(splits, validate_on="disease = RV", seed=3)
+    assert members(every["val"]) == wanted < members(splits["val"])
+    two = restrict(splits, validate_on="Disease=RV", val_patients=2, seed=3)
+    assert len(members(two["val"])) == 2
+    assert members(two["val"]) < wanted
+    assert two["train"] == splits["train"]
+
+
+@pytest.mark.parametrize(
+    ("validate_on", "message"),
+    [
+        ("RV", "^validate-on: found 'RV', expected COLUMN=VALUE"),
+        ("Disease=", "^validate-on: found 'Disease=', expected COLUMN=VALUE"),
+        ("VENDOR=GE", r"^validate-on: no column 'VENDOR' \(patient \d+\); found Disease"),
+        ("Disease=FLU", "^validate-on: no validation patient has Disease 'FLU'; found NOR, RV"),
+    ],
+)
+def test_a_validation_that_leaves_nobody_is_refused(validate_on: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        restrict(site_splits(200), validate_on=validate_on, seed=3)

@@ -19,8 +19,9 @@ from flwr.proto import recorddict_pb2
 from torch import Tensor
 
 from common import records
-from common.config import MethodConfig, RunConfig
+from common.config import RunConfig
 from common.errors import UserError
+from common.method import MethodConfig
 from tests.conftest import MakeAdapter
 
 SHAPES = {"conv": (4, 9), "last": (2, 4)}

@@ -76,7 +76,8 @@ def story(site_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         assert hospitals.running.running["run"].poll() is None
         hospitals.wait_for_end(story.whole)
         story.intruders = {name: hospitals.running.log(name) for name in INTRUDERS}
-        for name in (*TURNED_AWAY, *INTRUDERS):
+        hospitals.leave(*TURNED_AWAY)
+        for name in INTRUDERS:
             hospitals.running.kill(name)
         break_and_resume(story)
         run_another_version(story, folder / "other-version")

@@ -105,6 +105,13 @@ class Federation:
         }
         start_site(self.running, settings, namespace=namespace, environment=environment)
 
+    def leave(self, *sites: str) -> None:
+        """End sites as a hospital does; for one that is killed a run would wait up to a minute."""
+        leaving = [self.running.running[site] for site in sites]
+        for process in leaving:
+            process.terminate()
+        self.wait(lambda: all(one.poll() is not None for one in leaving), f"the leave of {sites}")
+
     def rejoin(self, site: str) -> None:
         """Start a site that was killed with the very same file."""
         command = ["rate-my-lora", "join", str(self.folder / f"{site}.toml")]

@@ -11,6 +11,7 @@ from common.config import RunConfig
 from common.errors import UserError
 from server_app.run_dir import RunDir
 from strategies.state import RoundRecord, RunState
+from tests.conftest import adapter_of
 
 
 def state(server_round: int, value: float = 0.0) -> RunState:
@@ -34,7 +35,7 @@ def test_resume_returns_the_saved_state_exactly(tmp_path: Path) -> None:
     resumed = RunDir(tmp_path).begin(config(resume=True), state(0))
     assert resumed.server_round == 2
     assert resumed.previous == state(2).previous
-    assert torch.equal(resumed.adapter.layers["conv"].A, torch.full((2, 3), 1 / 3))
+    assert torch.equal(adapter_of(resumed.adapter).layers["conv"].A, torch.full((2, 3), 1 / 3))
 
 
 def test_a_line_beyond_the_checkpoint_is_dropped(tmp_path: Path) -> None:
@@ -75,7 +76,7 @@ def test_a_broken_checkpoint_is_named(tmp_path: Path) -> None:
     folder.begin(config(), state(0))
     folder.save_round(state(1), record(1))
     folder.checkpoint.write_bytes(folder.checkpoint.read_bytes()[:50])
-    with pytest.raises(UserError, match=r"checkpoint\.safetensors: not an adapter file"):
+    with pytest.raises(UserError, match=r"checkpoint\.safetensors: not a checkpoint"):
         folder.begin(config(resume=True), state(0))
 
 

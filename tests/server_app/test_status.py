@@ -6,6 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from common.errors import UserError
 from server_app.status import Status, StatusFile, read_status
 
 
@@ -77,9 +80,35 @@ def test_a_killed_run_whose_parent_does_not_look_is_known_too(tmp_path: Path) ->
         assert status_of(path).killed()
 
 
-def test_no_file_or_another_ones_is_no_status(tmp_path: Path) -> None:
+def test_without_a_file_there_is_no_status(tmp_path: Path) -> None:
+    assert read_status(tmp_path / "status.json") is None
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "damaged, not JSON"),
+        (b'{"rounds": 8, "sta', "damaged, not JSON"),
+        (b"\xff\xfe\x00", "damaged, not JSON"),
+        (b"[" * 100_000, "damaged, not JSON"),
+        (b"[]", "found a list"),
+        (b"null", "found a NoneType"),
+        (b'{"state": "running"}', "found no 'rounds'"),
+        (b'{"colour": 1}', "unknown key 'colour'"),
+        (b'{"rounds": "8"}', "rounds: found '8' (str), expected a int"),
+        (b'{"rounds": 8, "since": "noon"}', "since: found 'noon'"),
+        (b'{"rounds": 8, "since": NaN}', "since: found nan"),
+        (b'{"rounds": 8, "started": 1e999}', "started: found inf"),
+        (b'{"rounds": 8, "state": "asleep"}', "state: found 'asleep', expected one of"),
+        (b'{"rounds": 8, "pid": 99999999999999999999}', "pid: found 99999999999999999999"),
+    ],
+)
+def test_a_damaged_file_is_named_with_what_is_wrong(
+    tmp_path: Path, content: bytes, words: str
+) -> None:
     path = tmp_path / "status.json"
-    assert read_status(path) is None
-    for text in ("", "[]", '{"state": "running"}', '{"colour": 1}'):
-        path.write_text(text)
-        assert read_status(path) is None
+    path.write_bytes(content)
+    with pytest.raises(UserError) as error:
+        read_status(path)
+    assert str(error.value).startswith(f"{path}: ")
+    assert words in str(error.value)

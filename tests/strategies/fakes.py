@@ -21,6 +21,8 @@ from common.adapter import Adapter, Factors
 from common.config import RunConfig
 from common.options import Value
 from common.seeding import derive_seed
+from common.weights import Parameters
+from strategies.aggregation import Shapes
 from strategies.rate_my_lora import RateMyLoRA
 from strategies.state import RoundRecord, RunState
 
@@ -53,8 +55,10 @@ def random_adapter(
     return Adapter(layers, scale)
 
 
-def same_bits(one: Adapter, other: Adapter) -> bool:
+def same_bits(one: Parameters, other: Parameters) -> bool:
     """Whether two adapters are equal to the last bit."""
+    assert isinstance(one, Adapter)
+    assert isinstance(other, Adapter)
     left, right = one.tensors(), other.tensors()
     return (
         list(left) == list(right)
@@ -299,7 +303,11 @@ def prepare(
 
     phases: list[tuple[int, str]] = []
     strategy = RateMyLoRA(
-        config, SHAPES, state or initial_state(config), on_round, lambda *at: phases.append(at)
+        config,
+        Shapes(SHAPES, {}),
+        state or initial_state(config),
+        on_round,
+        lambda *at: phases.append(at),
     )
     outcome.made = Outcome(strategy, phases=phases)
     made: Outcome = outcome.made
@@ -321,7 +329,7 @@ def play(
 def go_on(outcome: Outcome, grid: FakeGrid) -> None:
     """Start a prepared strategy and read its result."""
     strategy = outcome.strategy
-    initial = records.adapter_to_record(strategy.state.adapter)
+    initial = strategy.arrays()
     result = strategy.start(grid, initial, num_rounds=strategy.config.method.rounds)
     tensors = records.record_to_tensors(result.arrays)
     outcome.result = Adapter.from_tensors(tensors, strategy.config.model.alpha_per_rank)

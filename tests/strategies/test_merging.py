@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from common import folding
 from common.adapter import Adapter, Factors
 from strategies import merging
 from tests.strategies.fakes import random_adapter, same_bits
@@ -93,6 +94,18 @@ def test_svd_of_a_layer_narrower_than_the_ranks_is_exact() -> None:
     assert merged.layers["narrow"].B.shape == (3, 12)
     for layer in ("narrow", "wide", "tall"):
         assert_near(dense(merged, layer), dense_mean(adapters, MASS, layer))
+
+
+@pytest.mark.parametrize("block", [0, 7, 14])
+def test_svd_of_many_components_is_that_of_few(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    adapters = adapters_of({"GE": 12, "Philips": 16, "Siemens": 2})  # 30, more than any side
+    by_factors = merging.merge(adapters, MASS, "svd").truncated(3)
+    monkeypatch.setattr(merging, "BLOCK", block)
+    monkeypatch.setattr(folding, "BLOCK", max(block, 1))
+    multiplied_out = merging.merge(adapters, MASS, "svd").truncated(3)
+    for layer in SHAPES:
+        assert_near(multiplied_out.layers[layer].A, by_factors.layers[layer].A)
+        assert_near(multiplied_out.layers[layer].B, by_factors.layers[layer].B)
 
 
 def test_a_merge_can_be_asked_for_a_rank_above_that_of_the_sites() -> None:
@@ -205,60 +218,22 @@ class ShapesSeen(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return found
 
 
-@pytest.mark.parametrize("how", ["svd", "pad"])
-def test_a_merge_never_builds_the_dense_product(how: str) -> None:
+@pytest.mark.parametrize("how", ["svd", "pad", "stack", "residual"])
+@pytest.mark.parametrize("ranks", [(3, 3, 3), (2, 3, 4)])
+def test_a_merge_never_builds_the_dense_product(how: str, ranks: tuple[int, ...]) -> None:
     shape = (60, 90)
-    sites = {
-        f"site {i}": random_adapter(i, rank, {"conv": shape}) for i, rank in enumerate((2, 3, 4))
-    }
+    sites = {f"site {i}": random_adapter(i, rank, {"conv": shape}) for i, rank in enumerate(ranks)}
+    mass = dict.fromkeys(sites, 1 / 3)
     with ShapesSeen() as control:
         next(iter(sites.values())).delta("conv")
     assert shape in control.shapes
     with ShapesSeen() as seen:
-        merging.merge(sites, dict.fromkeys(sites, 1 / 3), how)
+        if how == "stack":
+            merging.stack(sites, mass)
+        elif how == "residual":
+            merging.residual(sites, mass)
+        else:
+            merging.merge(sites, mass, how)
     assert seen.shapes
-    stacks = (2 + 3 + 4) * max(shape)
+    stacks = sum(ranks) * max(shape)
     assert [s for s in seen.shapes if math.prod(s) > stacks] == []
-
-
-def test_shares() -> None:
-    examples = {"GE": 10, "Philips": 20, "Siemens": 70}
-    assert merging.shares(examples, "site") == dict.fromkeys(examples, 1 / 3)
-    assert merging.shares(examples, "examples") == {"GE": 0.1, "Philips": 0.2, "Siemens": 0.7}
-
-
-@pytest.mark.parametrize("normalise", [True, False])
-def test_masses_of_equal_weights_are_the_shares_untouched(normalise: bool) -> None:
-    share = {"a": 1 / 3, "b": 1 / 3, "c": 1 / 3 - 2**-54}  # a sum that is not quite one
-    assert merging.masses(share, dict.fromkeys(share, 1.0), normalise=normalise) == share
-
-
-def test_masses_without_normalising_are_those_of_the_formula() -> None:
-    share = {"a": 0.5, "b": 0.3, "c": 0.2}
-    weights = {"a": 0.8, "b": 1.0, "c": 0.8}
-    found = merging.masses(share, weights, normalise=False)
-    assert found == {"a": 0.5 * 0.8, "b": 0.3, "c": 0.2 * 0.8}
-
-
-def test_normalised_masses_sum_to_one_in_the_same_proportions() -> None:
-    share = {"a": 0.5, "b": 0.3, "c": 0.2}
-    weights = {"a": 0.8, "b": 1.0, "c": 0.8}
-    found = merging.masses(share, weights, normalise=True)
-    assert sum(found.values()) == pytest.approx(1, abs=1e-15)
-    assert found["a"] / found["b"] == pytest.approx(0.5 * 0.8 / 0.3)
-    assert found["c"] / found["b"] == pytest.approx(0.2 * 0.8 / 0.3)
-
-
-def test_normalised_masses_of_weights_all_alike_are_the_shares() -> None:
-    share = {"a": 0.75, "b": 0.25}
-    for weight in (0.5, 0.0):  # λ = 1 while a site that did not train loses: nobody is left out
-        found = merging.masses(share, dict.fromkeys(share, weight), normalise=True)
-        assert found == pytest.approx(share)
-
-
-def test_whether_to_normalise_follows_the_merge_unless_set() -> None:
-    assert merging.normalises("auto", "svd")
-    assert merging.normalises("auto", "pad")
-    assert not merging.normalises("auto", "fold")
-    assert merging.normalises("yes", "fold")
-    assert not merging.normalises("no", "svd")

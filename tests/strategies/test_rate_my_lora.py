@@ -12,6 +12,7 @@ from common.adapter import Adapter, Factors
 from strategies import merging
 from strategies.penalty import damping
 from strategies.state import RunState
+from tests.conftest import adapter_of
 from tests.strategies.fakes import (
     LOCAL_DICE,
     SHAPES,
@@ -85,7 +86,7 @@ def test_without_lambda_the_run_is_plain_averaging(share: str, merge: str, ranks
     mass = {"GE": 0.2, "Philips": 0.4, "Siemens": 0.4}
     if share == "site":
         mass = dict.fromkeys(mass, 1 / 3)
-    adapter = initial_state(config).adapter
+    adapter = adapter_of(initial_state(config).adapter)
     for server_round in (1, 2, 3):
         sent = {site: adapter.truncated(rank) for site, rank in rank_of.items()}
         back = {site: trained(site, server_round, start) for site, start in sent.items()}
@@ -126,7 +127,7 @@ def test_a_penalised_round_is_the_weighted_merge(merge: str, share: str, normali
         if normalise == "yes":
             mass = {site: m / sum(mass.values()) for site, m in mass.items()}
         uploads = {site.name: Adapter(site.uploads[server_round].layers, 0.5) for site in sites}
-        found = outcome.states[server_round].adapter
+        found = adapter_of(outcome.states[server_round].adapter)
         for layer in SHAPES:
             if merge == "pad":
                 wanted = by_hand_pad(uploads, mass, 4).delta(layer)
@@ -150,7 +151,7 @@ def test_a_round_starts_from_the_last_re_merge_at_the_sites_rank(merge: str) -> 
     grid = FakeGrid(nodes(*three_sites()))
     outcome = play(config, grid)
     for server_round in (1, 2, 3):
-        before = outcome.states[server_round - 1].adapter
+        before = adapter_of(outcome.states[server_round - 1].adapter)
         for site, rank in (("GE", 2), ("Philips", 4), ("Siemens", 3)):
             message = grid.sent(server_round, records.TRAIN)[site]
             order = message.content[records.CONFIG]
@@ -181,11 +182,11 @@ def test_the_server_side_evaluation_sees_the_re_merge() -> None:
         seen[server_round] = arrays
         return MetricRecord({"round": server_round})
 
-    initial = records.adapter_to_record(strategy.state.adapter)
+    initial = strategy.arrays()
     result = strategy.start(grid, initial, num_rounds=3, evaluate_fn=evaluate)
     assert sorted(seen) == [0, 1, 2, 3]
     for server_round, arrays in seen.items():
-        assert arrays == records.adapter_to_record(outcome.states[server_round].adapter)
+        assert arrays == records.tensors_to_record(outcome.states[server_round].adapter.tensors())
     assert [m["round"] for m in result.evaluate_metrics_serverapp.values()] == [0, 1, 2, 3]
 
 

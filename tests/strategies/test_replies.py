@@ -8,7 +8,12 @@ from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, Re
 from torch import Tensor
 
 from common import records
+from common.adapter import Adapter
+from common.method import MethodConfig
+from strategies import aggregation
+from strategies.aggregation import Shapes
 from strategies.replies import (
+    Reader,
     ReplyError,
     payload,
     read_description,
@@ -16,17 +21,25 @@ from strategies.replies import (
     read_update,
     read_validation,
 )
+from strategies.state import RunState
+from tests.conftest import adapter_of
 from tests.strategies.fakes import SHAPES, random_adapter, same_bits
 
 GOOD = random_adapter(3, rank=2)
 Number = int | float | list[int] | list[float]
 NUMBERS: dict[str, Number] = {"num-examples": 12, "loss": 0.25, "seconds": 1.5}
 READERS: list[Callable[[Message], object]] = [
-    lambda message: read_update(message, 1.0, SHAPES, 2),
+    lambda message: read_update(message, reader(2)),
     read_validation,
     read_test,
     read_description,
 ]
+
+
+def reader(rank: int, scale: float = 1.0) -> Reader:
+    """Return a reader of whole adapters of a rank."""
+    state = RunState(Adapter(random_adapter(0, 4).layers, scale))
+    return aggregation.reader(state, MethodConfig(), Shapes(SHAPES, {}), rank, server_round=1)
 
 
 def order() -> Message:
@@ -60,11 +73,11 @@ def poisoned(number: float) -> Tensor:
 
 
 def test_a_good_update_is_read_whole() -> None:
-    found = read_update(update(start_dice=0.75, local_dice=0.5), 1.0, SHAPES, 2)
-    assert same_bits(found.adapter, GOOD)
+    found = read_update(update(start_dice=0.75, local_dice=0.5), reader(2))
+    assert same_bits(found.parameters, GOOD)
     assert (found.examples, found.loss, found.seconds) == (12, 0.25, 1.5)
     assert (found.start_dice, found.local_dice) == (0.75, 0.5)
-    bare = read_update(update(), 1.0, SHAPES, 2)
+    bare = read_update(update(), reader(2))
     assert (bare.start_dice, bare.local_dice) == (None, None)
 
 
@@ -140,24 +153,24 @@ def test_an_adapter_that_is_not_as_agreed_is_refused(
     changes: dict[str, Tensor | None], reason: str
 ) -> None:
     with pytest.raises(ReplyError, match=reason):
-        read_update(update(arrays(changes)), 1.0, SHAPES, 2)
+        read_update(update(arrays(changes)), reader(2))
 
 
 def test_an_adapter_of_another_rank_is_refused() -> None:
     with pytest.raises(ReplyError, match=r"^rank 2, expected 4$"):
-        read_update(update(), 1.0, SHAPES, 4)
+        read_update(update(), reader(4))
 
 
 def test_an_update_without_an_adapter_is_refused() -> None:
     with pytest.raises(ReplyError, match=r"^the reply has no adapter$"):
-        read_update(reply(metrics=MetricRecord(NUMBERS)), 1.0, SHAPES, 2)
+        read_update(reply(metrics=MetricRecord(NUMBERS)), reader(2))
     with pytest.raises(ReplyError, match=r"^the reply has no adapter$"):
-        read_update(reply(adapter=MetricRecord(), metrics=MetricRecord(NUMBERS)), 1.0, SHAPES, 2)
+        read_update(reply(adapter=MetricRecord(), metrics=MetricRecord(NUMBERS)), reader(2))
 
 
 def test_an_update_without_metrics_is_refused() -> None:
     with pytest.raises(ReplyError, match=r"^the reply has no metrics$"):
-        read_update(reply(adapter=records.adapter_to_record(GOOD)), 1.0, SHAPES, 2)
+        read_update(reply(adapter=records.adapter_to_record(GOOD)), reader(2))
 
 
 @pytest.mark.parametrize("key", list(NUMBERS))
@@ -165,7 +178,7 @@ def test_every_number_is_needed(key: str) -> None:
     numbers = {k: v for k, v in NUMBERS.items() if k != key}
     message = reply(adapter=records.adapter_to_record(GOOD), metrics=MetricRecord(numbers))
     with pytest.raises(ReplyError, match=f"^{key} is None, expected a number$"):
-        read_update(message, 1.0, SHAPES, 2)
+        read_update(message, reader(2))
 
 
 @pytest.mark.parametrize(
@@ -185,12 +198,12 @@ def test_numbers_out_of_range_are_refused(
     key: str, number: int | float | list[int], reason: str
 ) -> None:
     with pytest.raises(ReplyError, match=f"^{reason}$"):
-        read_update(update(**{key: number}), 1.0, SHAPES, 2)
+        read_update(update(**{key: number}), reader(2))
 
 
 @pytest.mark.parametrize("dice", [0, 0.0, 0.25, 1, 1.0])
 def test_a_validation_is_a_dice(dice: float) -> None:
-    assert read_validation(reply(metrics=MetricRecord({"dice": dice}))) == dice
+    assert read_validation(reply(metrics=MetricRecord({"dice": dice}))).dice == dice
 
 
 @pytest.mark.parametrize(
@@ -260,4 +273,4 @@ def test_the_payload_is_the_bytes_of_the_arrays() -> None:
 
 
 def test_scale_is_the_runs_not_the_sites() -> None:
-    assert read_update(update(), 0.5, SHAPES, 2).adapter.scale == 0.5
+    assert adapter_of(read_update(update(), reader(2, 0.5)).parameters).scale == 0.5

@@ -12,9 +12,11 @@ from torch import Tensor
 
 from common import records
 from common.adapter import Adapter, Factors
-from common.config import MethodConfig, RunConfig
+from common.config import RunConfig
 from common.errors import UserError
+from common.method import MethodConfig
 from strategies import screening
+from tests.conftest import adapter_of
 from tests.strategies.fakes import (
     SHAPES,
     FakeGrid,
@@ -296,7 +298,7 @@ def test_a_turned_change_is_left_out_and_the_rest_goes_on_as_without_it() -> Non
         )
         assert sorted(bad.weights(server_round)) == ["GE", "Siemens"]
     # what it sent is there to be looked at
-    assert sorted(bad.strategy.updates) == ["GE", "Philips", "Siemens"]
+    assert sorted(bad.strategy.round.updates) == ["GE", "Philips", "Siemens"]
 
 
 def test_leaving_a_site_out_does_not_go_below_min_sites() -> None:
@@ -312,19 +314,23 @@ def test_a_hundredfold_adapter_moves_the_merge_no_more_than_the_bound_allows() -
     clean = run(federation(), rounds=1)
     bad = run(federation(enlarge), rounds=1)
     bounded = run(federation(enlarge), rounds=1, norm_bound=1.5)
-    start = initial_state(clean.strategy.config).adapter
+    start = adapter_of(initial_state(clean.strategy.config).adapter)
 
     def step(outcome: Outcome) -> float:
-        return float(dense_change(outcome.states[1].adapter, start).norm())
+        return float(dense_change(adapter_of(outcome.states[1].adapter), start).norm())
 
-    honest = [u.adapter for site, u in bounded.strategy.updates.items() if site != "Philips"]
+    honest = [
+        adapter_of(u.parameters)
+        for site, u in bounded.strategy.round.updates.items()
+        if site != "Philips"
+    ]
     middle = max(dense_change(adapter, start).norm().item() for adapter in honest)
     assert step(bad) > 20 * step(clean)
     assert step(bounded) <= (1 + 1 + 1.5) / 3 * middle
     notes = bounded.history[1].sites
     assert notes["Philips"]["norm_ratio"] > 50
     assert max(notes[site]["norm_ratio"] for site in ("GE", "Siemens")) == 1.0
-    assert bounded.strategy.updates["Philips"].adapter.rank == 4  # as it was sent
+    assert bounded.strategy.round.updates["Philips"].parameters.rank == 4  # as it was sent
     assert bounded.states[1].adapter.rank == 4
 
 
@@ -334,15 +340,15 @@ def test_a_bounded_run_is_the_merge_of_the_scaled_changes() -> None:
 
     sites = federation(enlarge)
     outcome = run(sites, rounds=1, norm_bound=2.0, rank=7)  # of full rank, so nothing is cut
-    start = initial_state(outcome.strategy.config).adapter
+    start = adapter_of(initial_state(outcome.strategy.config).adapter)
     changes = {
-        site: dense_change(update.adapter, start)
-        for site, update in outcome.strategy.updates.items()
+        site: dense_change(adapter_of(update.parameters), start)
+        for site, update in outcome.strategy.round.updates.items()
     }
     norms = {site: change.norm() for site, change in changes.items()}
     changes["Philips"] *= 2.0 * max(norms["GE"], norms["Siemens"]) / norms["Philips"]
     expected = torch.stack(list(changes.values())).mean(dim=0)
-    merged = dense_change(outcome.states[1].adapter, start)
+    merged = dense_change(adapter_of(outcome.states[1].adapter), start)
     torch.testing.assert_close(merged, expected, rtol=1e-4, atol=1e-4)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from common import records
 from common.errors import UserError
 from strategies import roster
+from tests.conftest import adapter_of
 from tests.strategies.fakes import (
     SHAPES,
     FakeGrid,
@@ -417,7 +418,7 @@ def test_a_reply_from_a_node_that_was_not_asked_is_ignored() -> None:
     outcome = play(make_config(), FakeGrid(nodes(*sites, outsider)))
     assert outcome.refused(1) == {("Philips", "train"): "no answer"}
     assert sorted(outcome.weights(1)) == ["GE", "Siemens"]
-    assert set(SHAPES) == set(outcome.states[1].adapter.layers)
+    assert set(SHAPES) == set(adapter_of(outcome.states[1].adapter).layers)
 
 
 def test_a_site_gets_no_higher_rank_than_it_allows() -> None:

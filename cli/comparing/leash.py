@@ -1,0 +1,30 @@
+"""Runs a command that must not outlive whoever started it.
+
+``python -m cli.comparing.leash COMMAND…`` holds its standard input open for reading. Whoever
+started it holds the other end, so the operating system closes it when that process ends in
+whatever way, kill -9 included. Then the whole process group goes: without this a federation that
+nobody waits for would write into the folder of the one that takes its place.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+
+def main(command: list[str]) -> int:
+    """Run the command and return its status."""
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL)  # noqa: S603
+    threading.Thread(target=_end_with_starter, daemon=True).start()
+    return abs(process.wait())
+
+
+def _end_with_starter() -> None:
+    while os.read(sys.stdin.fileno(), 1):
+        pass
+    os.killpg(0, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

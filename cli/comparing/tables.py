@@ -1,0 +1,171 @@
+"""The results as Markdown and as csv, one row a method and one row a score."""
+
+import csv
+import io
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from cli.comparing.plan import Plan
+from cli.comparing.results import LEAST_FOR_TEST, RowResult, SignedRank, Spread, patient_test
+from cli.comparing.scores import COLUMNS
+from common.files import write_text
+from common.labels import STRUCTURES
+from server_app.report.tables import number, size
+
+NONE = "–"
+HEAD = (
+    *("method", "seeds", *COLUMNS, "HD95 mm", "cross-client", "adapted"),
+    *("up a round", "down a round", "in all", "p"),
+)
+NOTES = """\
+Dice on test patients, mean ± standard deviation over seeds. LV, MYO, RV and mean are in-client:
+every site's own model (its personal one if it has one, else the merged one) on its own patients;
+HD95 is of the same pairs. Cross-client is the same models on the other sites' patients; with one
+merged model it equals in-client. Adapted is the own model after {epochs} local epoch(s) of a fresh
+adapter, on the site's own patients. Every site counts once. Bytes are payload of all sites
+together; the base model and what it costs to spread it are not in them. p is of the two-sided
+Wilcoxon signed-rank test against {reference}, a pair a patient (mean over frames, structures and
+seeds), for n of at least {least}; it is not corrected for the number of rows.
+"""
+
+
+def tests_against(plan: Plan, rows: Sequence[RowResult]) -> dict[tuple[str, str], SignedRank]:
+    """Return the test of every row but the reference, by (setting, row)."""
+    references = {r.setting: r for r in rows if r.row == plan.reference}
+    return {
+        (r.setting, r.row): patient_test(r, references[r.setting])
+        for r in rows
+        if r.row != plan.reference
+    }
+
+
+def markdown(plan: Plan, rows: Sequence[RowResult], plots: Mapping[str, Sequence[str]]) -> str:
+    """Return the whole of ``results.md``.
+
+    Parameters
+    ----------
+    plan, rows
+        The comparison and its results.
+    plots
+        By setting, the files of its pictures as seen from the page.
+    """
+    tests = tests_against(plan, rows)
+    parts = [f"# {_cell(plan.path.stem)}\n"]
+    for setting in plan.settings:
+        if setting:
+            parts.append(f"## {_cell(setting)}\n")
+        own = [row for row in rows if row.setting == setting]
+        parts.append(_table([_cells(row, tests.get((setting, row.row))) for row in own]))
+        if gone := [line for row in own for line in _missing(row)]:
+            parts.append("Missing:\n\n" + "".join(f"- {_cell(line)}\n" for line in gone))
+        parts += [f"![{Path(path).stem}]({path})\n" for path in plots.get(setting, ())]
+    epochs, reference = plan.adapt_epochs, _cell(plan.reference)
+    parts.append(NOTES.format(epochs=epochs, reference=reference, least=LEAST_FOR_TEST))
+    return "\n".join(parts)
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    right = ["---"] * 2 + ["---:"] * (len(HEAD) - 2)
+    lines = (f"| {' | '.join(map(_cell, cells))} |\n" for cells in (HEAD, right, *rows))
+    return "".join(lines)
+
+
+def _cells(row: RowResult, test: SignedRank | None) -> list[str]:
+    bytes_ = (row.up, row.down, row.in_all)
+    return [
+        row.row,
+        row.seeds,
+        *(_spread(row.in_client[column]) for column in COLUMNS),
+        _spread(row.hd95_mm, 1),
+        _spread(row.cross_client),
+        _spread(row.adapted),
+        *(NONE if math.isnan(value) else size(value) for value in bytes_),
+        _p(test),
+    ]
+
+
+def _spread(value: Spread, digits: int = 3) -> str:
+    """Return ``0.812 ± 0.010``, without the deviation of a single seed."""
+    text = number(value.mean, digits)
+    return text if math.isnan(value.sd) else f"{text} ± {number(value.sd, digits)}"
+
+
+def _p(test: SignedRank | None) -> str:
+    if test is None:
+        return NONE
+    if math.isnan(test.p):
+        return f"{NONE} (n = {test.patients})"
+    text = "< 0.001" if test.p < 0.001 else f"{test.p:.3f}"
+    return f"{text} (n = {test.patients})"
+
+
+def _missing(row: RowResult) -> Iterator[str]:
+    for seed, why in row.missing.items():
+        yield f"{row.row}, seed {seed}: {why}"
+
+
+def _cell(text: str) -> str:
+    """Return a text that cannot break a table or become a tag."""
+    return text.replace("|", "\\|").replace("<", "&lt;")
+
+
+def save_csv(plan: Plan, rows: Sequence[RowResult], out: Path) -> None:
+    """Write ``results.csv``, a line a row, and ``results-long.csv``, a line a score."""
+    tests = tests_against(plan, rows)
+    write_text(out / "results.csv", _csv([_flat(r, tests.get((r.setting, r.row))) for r in rows]))
+    write_text(out / "results-long.csv", _csv(list(_long(rows))))
+
+
+def _flat(row: RowResult, test: SignedRank | None) -> dict[str, str]:
+    spreads = {f"dice_{column}": row.in_client[column] for column in COLUMNS}
+    spreads |= {"hd95_mm": row.hd95_mm, "cross_dice": row.cross_client, "adapted_dice": row.adapted}
+    numbers = {
+        name: value
+        for key, spread in spreads.items()
+        for name, value in ((key, spread.mean), (f"{key}_sd", spread.sd))
+    }
+    numbers |= {"bytes_up_a_round": row.up, "bytes_down_a_round": row.down, "bytes": row.in_all}
+    return {
+        "setting": row.setting,
+        "method": row.row,
+        "seeds_done": " ".join(map(str, row.finished)),
+        "seeds_missing": " ".join(map(str, row.missing)),
+        **{key: _number(value) for key, value in numbers.items()},
+        "p": _number(test.p) if test else "",
+        "patients": str(test.patients) if test else "",
+    }
+
+
+def _long(rows: Sequence[RowResult]) -> Iterator[dict[str, str]]:
+    for row in rows:
+        for seed, finished in row.finished.items():
+            for score in finished.scores:
+                for place, structure in enumerate(STRUCTURES):
+                    yield {
+                        "setting": row.setting,
+                        "method": row.row,
+                        "seed": str(seed),
+                        "model": score.model,
+                        "model_site": score.origin,
+                        "site": score.site,
+                        "patient": score.patient,
+                        "frame": score.frame,
+                        "structure": structure,
+                        "dice": _number(score.dice[place]),
+                        "hd95_mm": _number(score.hd95_mm[place]),
+                    }
+
+
+def _number(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.6g}"
+
+
+def _csv(rows: Sequence[Mapping[str, str]]) -> str:
+    if not rows:
+        return ""
+    text = io.StringIO()
+    table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    return text.getvalue()

@@ -1,0 +1,39 @@
+"""All weights of a network, for the methods that train and average them whole."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from common.adapter import Adapter
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The weights of a whole network.
+
+    Attributes
+    ----------
+    values
+        By name, as in the network's state dict; empty for those of the base file.
+    """
+
+    values: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def rank(self) -> int:
+        """Whole weights have no rank."""
+        return 0
+
+    @property
+    def payload_bytes(self) -> int:
+        """Bytes of all weights."""
+        return sum(value.nbytes for value in self.values.values())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the weights, sorted by name."""
+        return dict(sorted(self.values.items()))
+
+
+Parameters = Adapter | Weights
+"""What a site trains and the server merges."""

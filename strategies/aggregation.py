@@ -1,0 +1,118 @@
+"""Aggregation: from the sites' updates and their masses to what the sites go on with."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from flwr.app import ArrayRecord
+from torch import nn
+
+from common import lora, records
+from common.adapter import Adapter, Factors
+from common.method import BOTH, Half, MethodConfig
+from common.weights import Parameters, Weights
+from strategies import merging, weighting
+from strategies.replies import Reader, Update
+from strategies.state import Merged, RunState
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """What fits the run's network.
+
+    Attributes
+    ----------
+    layers
+        (c_out, c_in·k·k) of every adapted layer by name.
+    weights
+        Shape of every weight by name.
+    """
+
+    layers: Mapping[str, tuple[int, int]]
+    weights: Mapping[str, tuple[int, ...]]
+
+    @classmethod
+    def of(cls, model: nn.Module) -> "Shapes":
+        """Return those of a network, which may be without memory for its weights."""
+        state = model.state_dict()
+        return cls(lora.layer_shapes(model), {k: tuple(v.shape) for k, v in state.items()})
+
+
+def reader(
+    state: RunState, method: MethodConfig, shapes: Shapes, rank: int, server_round: int
+) -> Reader:
+    """Return what reads a site's arrays after a round of training.
+
+    Halves of factors that are not sent are those of the last merge, as they did not train or stay
+    at their site.
+    """
+
+    def read(arrays: ArrayRecord | None) -> Parameters:
+        if method.trains == "weights":
+            if arrays is None:
+                raise ValueError("the reply has no weights")
+            return Weights(records.record_to_named(arrays, shapes.weights))
+        halves = method.sent_up(server_round)
+        if halves and arrays is None:
+            raise ValueError("the reply has no adapter")
+        assert isinstance(state.adapter, Adapter)
+        return records.record_to_whole(arrays, halves, state.adapter.truncated(rank), shapes.layers)
+
+    return read
+
+
+def shares_of(updates: Mapping[str, Update], method: MethodConfig) -> dict[str, float]:
+    """Return every site's share of a round's merge."""
+    examples = {site: update.examples for site, update in updates.items()}
+    norms = {}
+    if method.share == "norm":
+        for site, update in updates.items():
+            assert isinstance(update.parameters, Adapter)
+            norms[site] = weighting.product_norm(update.parameters)
+    return weighting.shares(examples, method.share, norms)
+
+
+def merge(
+    updates: Mapping[str, Parameters],
+    masses: Mapping[str, float],
+    method: MethodConfig,
+    state: RunState,
+    server_round: int,
+) -> Merged:
+    """Merge what the sites sent.
+
+    Parameters
+    ----------
+    updates
+        By site.
+    masses
+        m_c by site.
+    method
+        Says how.
+    state
+        Of the run before the merge, from which comes what did not train.
+    server_round
+        The round, which says what trained.
+    """
+    before = state.adapter
+    if isinstance(before, Weights):
+        whole = {site: u.values for site, u in updates.items() if isinstance(u, Weights)}
+        return Merged(Weights(merging.mean_weights(whole, masses)))
+    adapters = {site: u for site, u in updates.items() if isinstance(u, Adapter)}
+    if method.merge == "fold":
+        return Merged(before, merging.stack(adapters, masses))
+    rank = before.rank  # what was scaled back has a higher one
+    how = "svd" if method.merge == "svd" else "pad"
+    merged = merging.merge(adapters, masses, how, rank).truncated(rank)
+    fold = merging.residual(adapters, masses) if method.merge == "residual" else None
+    return Merged(with_halves(merged, method.sent_up(server_round), before), fold)
+
+
+def with_halves(merged: Adapter, halves: tuple[Half, ...], before: Adapter) -> Adapter:
+    """Return the merged factors of these halves, and the others as they were."""
+    if halves == BOTH:
+        return merged
+    layers = {}
+    for name, (a, b) in merged.layers.items():
+        old = before.layers[name]
+        layers[name] = Factors(a if "A" in halves else old.A, b if "B" in halves else old.B)
+    return Adapter(layers, merged.scale)

@@ -1,0 +1,62 @@
+"""Weighting: every site's share and mass in a merge. Pure functions, no Flower."""
+
+from collections.abc import Mapping
+from math import fsum
+
+from common.adapter import Adapter
+from strategies import screening
+
+
+def shares(
+    examples: Mapping[str, int], share: str, norms: Mapping[str, float] | None = None
+) -> dict[str, float]:
+    """Return every site's share of the merge; they sum to one.
+
+    Parameters
+    ----------
+    examples
+        |D_c|, training examples by site.
+    share
+        ``site``: 1/N. ``examples``: |D_c| / Σ|D|, as in the paper's formula. ``norm``:
+        ‖B_c A_c‖ / Σ‖B A‖, as HetLoRA, Cho et al., arXiv 2401.06432.
+    norms
+        :func:`product_norm` by site, for ``norm``. Where all are zero everyone has 1/N.
+    """
+    if share == "norm":
+        assert norms is not None, "share = norm needs the norms"
+        total = fsum(norms[site] for site in examples)  # the same in any order of the sites
+        if total > 0:
+            return {site: norms[site] / total for site in examples}
+    if share in ("site", "norm"):
+        return {site: 1 / len(examples) for site in examples}
+    total = sum(examples.values())
+    return {site: n / total for site, n in examples.items()}
+
+
+def product_norm(adapter: Adapter) -> float:
+    """Return ‖scale · B A‖, the Frobenius norm over all layers; no dense product is built."""
+    return screening.norm(adapter, adapter.truncated(0))  # the change against no component
+
+
+def masses(
+    share: Mapping[str, float], weights: Mapping[str, float], *, normalise: bool
+) -> dict[str, float]:
+    """Return share_c · w_c, scaled to the sum of the shares where ``normalise``.
+
+    Adapters that live on from round to round need it: otherwise the whole adaptation shrinks
+    whenever a site is penalised. Where all weights are 1 the shares come back untouched.
+    """
+    if all(weight == 1.0 for weight in weights.values()):
+        return dict(share)
+    product = {site: share[site] * weights[site] for site in share}
+    if not normalise:
+        return product
+    total = sum(product.values())
+    if total == 0:  # λ = 1 for all: the limit of λ → 1
+        return dict(share)
+    return {site: mass / total for site, mass in product.items()}
+
+
+def normalises(normalise: str, merge: str) -> bool:
+    """Resolve ``normalise = "auto"``: yes where adapters live on, which is all but ``fold``."""
+    return merge != "fold" if normalise == "auto" else normalise == "yes"

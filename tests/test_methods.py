@@ -1,0 +1,538 @@
+"""Every method of the registry as a whole federation, sites and server in one process.
+
+What every site starts a round from is held against a dense computation, written here by hand,
+from what the sites ended the round before with; and every message against the bytes it should
+have.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from torch import Tensor
+
+from client_app.app import app
+from client_app.assembly import State
+from client_app.settings import SiteSettings
+from client_app.site import POOLED, Site, Training, open_site
+from common import lora, records
+from common.adapter import Adapter, load_adapter
+from common.config import RunConfig
+from common.model import build_unet, file_sha256, load_base, skeleton
+from common.options import Value
+from common.weights import Weights
+from server_app.run import run
+from strategies.methods import METHODS
+from tests.conftest import SITE_FEATURES, adapter_of
+from tests.strategies.fakes import FakeGrid
+
+ROUNDS = 3
+SITES = ("GE", "Philips", "Siemens")
+SHAPES = lora.layer_shapes(skeleton(SITE_FEATURES))
+FLOAT = 4
+
+pytestmark = pytest.mark.slow
+
+
+Before = Callable[[int, str, int], None]
+"""Called with round, kind and node before a message is delivered."""
+
+
+class LocalGrid(FakeGrid):
+    """Delivers messages to the real client app, in this process."""
+
+    def __init__(self, count: int, before: Before | None = None) -> None:
+        super().__init__({})
+        self.count = count
+        self.before = before
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return the nodes, from 1."""
+        return list(range(1, self.count + 1))
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """Let the app answer."""
+        replies = []
+        for message in messages:
+            node = message.metadata.dst_node_id
+            config: dict[str, Value] = {"partition-id": node - 1, "num-partitions": self.count}
+            order = message.content[records.CONFIG]
+            assert isinstance(order, ConfigRecord)
+            if self.before is not None:
+                number = int(str(order.get("server-round", 0)))
+                self.before(number, message.metadata.message_type, node)
+            replies.append(app(message, Context(1, node, config, RecordDict(), {})))
+        return replies
+
+
+@dataclass
+class Run:
+    """What happened in a run: by (round, site), and its files."""
+
+    config: RunConfig
+    folder: Path
+    starts: dict[tuple[int, str], State] = field(default_factory=dict)
+    ends: dict[tuple[int, str], Training] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    summary: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def sites(self) -> list[str]:
+        """Names of the sites."""
+        return sorted({site for _, site in self.starts})
+
+    def entry(self, number: int, site: str, key: str) -> Any:
+        """Return a fact of the history."""
+        return self.history_of(number)["sites"][site][key]
+
+    def history_of(self, number: int) -> dict[str, Any]:
+        """Return the line of a round."""
+        return next(line for line in self.history if line["round"] == number)
+
+    def by_examples(self, number: int) -> dict[str, float]:
+        """Return n_c / Σ n."""
+        counts = {site: self.ends[number, site].slices for site in self.sites}
+        return {site: n / sum(counts.values()) for site, n in counts.items()}
+
+    def adapter(self, number: int, site: str) -> Adapter:
+        """Return what a site ended a round with."""
+        return adapter_of(self.ends[number, site].parameters)
+
+    def start(self, number: int, site: str) -> Adapter:
+        """Return what a site started a round from."""
+        parameters = self.starts[number, site].parameters
+        assert parameters is not None
+        return adapter_of(parameters)
+
+
+def mean(run: Run, number: int, mass: Mapping[str, float], half: str, layer: str) -> Tensor:
+    """Return Σ m_c of one half, of zero-padded factors, in double precision."""
+    rank = max(run.adapter(number, site).rank for site in run.sites)
+    total = None
+    for site in run.sites:
+        value = getattr(run.adapter(number, site).layers[layer], half).double()
+        missing = rank - run.adapter(number, site).rank
+        pad = (0, 0, 0, missing) if half == "A" else (0, missing)
+        part = mass[site] * torch.nn.functional.pad(value, pad)
+        total = part if total is None else total + part
+    assert total is not None
+    return total
+
+
+def product(adapter: Adapter, layer: str) -> Tensor:
+    """Return s·BA in double precision."""
+    a, b = adapter.layers[layer]
+    return adapter.scale * (b.double() @ a.double())
+
+
+def folded(state: State, layer: str) -> Tensor:
+    """Return what is folded into the base."""
+    return torch.zeros(SHAPES[layer]) if state.folded is None else state.folded[layer]
+
+
+def cut(dense: Tensor, rank: int) -> Tensor:
+    """Return the best approximation of a rank, by numpy."""
+    u, s, vt = np.linalg.svd(dense.numpy(), full_matrices=False)
+    return torch.from_numpy((u[:, :rank] * s[:rank]) @ vt[:rank])
+
+
+def near(found: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(found.double(), expected.double(), rtol=1e-4, atol=1e-6)
+
+
+def sums(run: Run, number: int, mass: Mapping[str, float], layer: str) -> Tensor:
+    """Return Σ m_c s·B_c A_c."""
+    total = torch.zeros(SHAPES[layer], dtype=torch.float64)
+    for site in run.sites:
+        total += mass[site] * product(run.adapter(number, site), layer)
+    return total
+
+
+def check_factor_mean(run: Run, number: int, mass: Mapping[str, float]) -> None:
+    for site in run.sites:
+        start = run.start(number + 1, site)
+        for layer in SHAPES:
+            a, b = start.layers[layer]
+            near(a, mean(run, number, mass, "A", layer)[: start.rank])
+            near(b, mean(run, number, mass, "B", layer)[:, : start.rank])
+
+
+def check_svd(run: Run, number: int, mass: Mapping[str, float]) -> None:
+    for site in run.sites:
+        start = run.start(number + 1, site)
+        for layer in SHAPES:
+            near(product(start, layer), cut(sums(run, number, mass, layer), start.rank))
+
+
+def check_fold(run: Run, number: int, mass: Mapping[str, float]) -> None:
+    for site in run.sites:
+        before, after = run.starts[number, site], run.starts[number + 1, site]
+        assert not adapter_of(after.parameters).layers["final_conv"].B.any()  # type: ignore[arg-type]
+        for layer in SHAPES:
+            near(folded(after, layer), folded(before, layer) + sums(run, number, mass, layer))
+
+
+def fedit(run: Run, number: int) -> None:
+    check_factor_mean(run, number, run.by_examples(number))
+
+
+def ffa(run: Run, number: int) -> None:
+    mass = run.by_examples(number)
+    for site in run.sites:
+        start, first = run.start(number + 1, site), run.start(1, site)
+        for layer in SHAPES:
+            assert torch.equal(start.layers[layer].A, first.layers[layer].A)
+            assert torch.equal(run.adapter(number, site).layers[layer].A, first.layers[layer].A)
+            near(product(start, layer), sums(run, number, mass, layer))  # exact with A fixed
+
+
+def hetlora(run: Run, number: int) -> None:
+    norms = {
+        site: sum(
+            float(product(run.adapter(number, site), layer).square().sum()) for layer in SHAPES
+        )
+        ** 0.5
+        for site in run.sites
+    }
+    mass = {site: norm / sum(norms.values()) for site, norm in norms.items()}
+    assert len({run.adapter(number, site).rank for site in run.sites}) > 1
+    check_factor_mean(run, number, mass)
+
+
+def flexlora(run: Run, number: int) -> None:
+    check_svd(run, number, run.by_examples(number))
+
+
+def flora(run: Run, number: int) -> None:
+    check_fold(run, number, run.by_examples(number))
+
+
+def fedsa(run: Run, number: int) -> None:
+    mass = run.by_examples(number)
+    for site in run.sites:
+        for layer in SHAPES:
+            a, b = run.start(number + 1, site).layers[layer]
+            near(a, mean(run, number, mass, "A", layer))
+            assert torch.equal(b, run.adapter(number, site).layers[layer].B)
+
+
+def rolora(run: Run, number: int) -> None:
+    mass = run.by_examples(number)
+    trained, still = ("B", "A") if number % 2 else ("A", "B")
+    for site in run.sites:
+        start, after = run.start(number, site), run.start(number + 1, site)
+        own = run.adapter(number, site)
+        for layer in SHAPES:
+            near(getattr(after.layers[layer], trained), mean(run, number, mass, trained, layer))
+            for other in (own, after):
+                assert torch.equal(
+                    getattr(other.layers[layer], still), getattr(start.layers[layer], still)
+                )
+
+
+def fedex(run: Run, number: int) -> None:
+    mass = run.by_examples(number)
+    check_factor_mean(run, number, mass)
+    for site in run.sites:
+        before, after = run.starts[number, site], run.starts[number + 1, site]
+        for layer in SHAPES:
+            whole = folded(after, layer) + product(run.start(number + 1, site), layer)
+            near(whole, folded(before, layer) + sums(run, number, mass, layer))
+
+
+def feddg(run: Run, number: int) -> None:
+    shares = {site: run.entry(number, site, "share") for site in run.sites}
+    assert sum(shares.values()) == pytest.approx(1)
+    check_svd(run, number, shares)
+    if number > 1:
+        gap = {
+            s: run.entry(number - 1, s, "local") - run.entry(number, s, "start") for s in run.sites
+        }
+        before = {site: run.entry(number - 1, site, "share") for site in run.sites}
+        worst = max(run.sites, key=lambda site: gap[site])
+        assert shares[worst] >= before[worst]
+
+
+def penalised(run: Run, number: int) -> dict[str, float]:
+    """Return w_t by Eq. 1, from the reported Dice alone."""
+    now = {site: run.entry(number, site, "validation") for site in run.sites}
+    was = {site: run.history_of(number - 1)["sites"][site]["validation"] for site in run.sites}
+    lam = 0.2 * 0.95 ** (number - 1)
+    lost = any(now[site] < was[site] for site in run.sites)
+    return {site: 1 - lam if now[site] > was[site] and lost else 1.0 for site in run.sites}
+
+
+def rated(run: Run, number: int) -> dict[str, float]:
+    weights = penalised(run, number)
+    return {site: w / sum(weights.values()) for site, w in weights.items()}
+
+
+def ours(run: Run, number: int) -> None:
+    check_svd(run, number, rated(run, number))
+
+
+def ours_pad(run: Run, number: int) -> None:
+    check_factor_mean(run, number, rated(run, number))
+
+
+def ours_fold(run: Run, number: int) -> None:
+    weights, share = penalised(run, number), run.by_examples(number)
+    check_fold(run, number, {site: weights[site] * share[site] for site in run.sites})
+
+
+def local(run: Run, number: int) -> None:
+    for site in run.sites:
+        start, own = run.start(number + 1, site), run.adapter(number, site)
+        assert all(torch.equal(v, own.tensors()[k]) for k, v in start.tensors().items())
+
+
+def centralised(run: Run, number: int) -> None:
+    assert run.sites == [POOLED]
+    near_itself = run.start(number + 1, POOLED), run.adapter(number, POOLED)
+    for layer in SHAPES:
+        near(*(product(adapter, layer) for adapter in near_itself))
+    alone = sum(len(Site(_settings(n), changed(run.config, pool=False)).slices) for n in range(3))
+    assert run.ends[number, POOLED].slices == alone
+
+
+def fedavg(run: Run, number: int) -> None:
+    mass = run.by_examples(number)
+    for site in run.sites:
+        start = run.starts[number + 1, site].parameters
+        assert isinstance(start, Weights)
+        for name, value in start.values.items():
+            total = torch.zeros_like(value, dtype=torch.float64)
+            for other in run.sites:
+                trained = run.ends[number, other].parameters
+                assert isinstance(trained, Weights)
+                total += mass[other] * trained.values[name].double()
+            near(value, total)
+
+
+EXPECTED: dict[str, Callable[[Run, int], None]] = {
+    "local": local, "centralised": centralised, "fedavg": fedavg, "fedprox": fedavg,
+    "fedit": fedit, "ffa-lora": ffa, "hetlora": hetlora, "flexlora": flexlora, "flora": flora,
+    "fedsa-lora": fedsa, "rolora": rolora, "fedex-lora": fedex, "feddg-ga": feddg,
+    "rate-my-lora": ours, "rate-my-lora-pad": ours_pad, "rate-my-lora-fold": ours_fold,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def federate(site_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
+    """Return what runs a method, once each."""
+    folder = tmp_path_factory.mktemp("methods")
+
+    @cache
+    def federated(name: str, before: Before | None = None, **more: Value) -> Run:
+        kind = "-".join(str(value) for value in more.values()) or "plain"
+        flat: dict[str, Value] = {
+            "data-dir": str(site_data / "mnms2"), "base-model": str(site_data / "base.safetensors"),
+            "cache-dir": str(folder / "cache"), "run-dir": str(folder / name / kind),
+            "features": ",".join(map(str, SITE_FEATURES)), "rank": 4, "image-size": 32,
+            "spacing-mm": 5.0, "rounds": ROUNDS, "learning-rate": 0.01, "wait-s": 1,
+            **METHODS[name].keys, **{key.replace("_", "-"): v for key, v in more.items()},
+        }  # fmt: skip
+        config = RunConfig.from_flat(flat)
+        done = Run(config, Path(config.run_dir))
+        original = Site.train
+
+        def train(site: Site, state: State, server_round: int) -> Training:
+            result = original(site, state, server_round)
+            done.starts[server_round, site.name] = state
+            done.ends[server_round, site.name] = result
+            return result
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Site, "train", train)
+            patch.setattr("server_app.run.plot_rounds", lambda *_: None)  # half of the time
+            run(LocalGrid(config.method.sites, before), config)
+        open_site.cache_clear()
+        lines = (done.folder / "history.jsonl").read_text().splitlines()
+        done.history = [json.loads(line) for line in lines]
+        done.summary = json.loads((done.folder / "summary.json").read_text())
+        return done
+
+    return federated
+
+
+def test_every_method_has_its_check() -> None:
+    assert set(EXPECTED) == set(METHODS)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_sites_go_on_from_what_the_equation_says(federate: Callable[..., Run], name: str) -> None:
+    run = federate(name)
+    assert all(line["refused"] == [] for line in run.history)
+    for number in range(1, ROUNDS):
+        EXPECTED[name](run, number)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_changes_what_it_trains(federate: Callable[..., Run], name: str) -> None:
+    run = federate(name)
+    for site, scores in run.summary["sites"].items():
+        assert scores["test"]["dice"] != scores["base"]["dice"], site
+    assert set(run.summary["sites"]) == ({POOLED} if name == "centralised" else set(SITES))
+
+
+def factors(rank: int, halves: str = "AB") -> int:
+    """Return the bytes of the factors of a rank."""
+    per_rank = sum(
+        (fan_in if "A" in halves else 0) + (c_out if "B" in halves else 0)
+        for c_out, fan_in in SHAPES.values()
+    )
+    return FLOAT * rank * per_rank
+
+
+WEIGHTS = FLOAT * sum(v.numel() for v in build_unet(SITE_FEATURES).state_dict().values())
+
+
+def expected_traffic(name: str, run: Run, number: int, site: str) -> tuple[int, int]:
+    """Return the bytes up and down of a site in a round that is not the first."""
+    rank = run.entry(number, site, "rank")
+    all_ranks = sum(run.entry(number, other, "rank") for other in run.sites)
+    trained_now, trained_before = ("B", "A") if number % 2 else ("A", "B")
+    special: dict[str, tuple[int, int]] = {
+        "local": (0, 0),
+        "fedavg": (WEIGHTS, WEIGHTS),
+        "fedprox": (WEIGHTS, WEIGHTS),
+        "ffa-lora": (factors(rank, "B"), factors(rank, "B")),
+        "fedsa-lora": (factors(rank, "A"), factors(rank, "A")),
+        "rolora": (factors(rank, trained_now), factors(rank, trained_before)),
+        "flora": (factors(rank), factors(all_ranks)),
+        "fedex-lora": (factors(rank), factors(rank) + factors(all_ranks - rank)),
+        "rate-my-lora": (factors(rank), 2 * factors(rank)),
+        "rate-my-lora-pad": (factors(rank), 2 * factors(rank)),
+        "rate-my-lora-fold": (factors(rank), 2 * factors(all_ranks)),
+    }
+    return special.get(name, (factors(rank), factors(rank)))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_traffic_is_what_the_method_needs(federate: Callable[..., Run], name: str) -> None:
+    run = federate(name)
+    for site in run.sites:
+        entry = run.history_of(ROUNDS)["sites"][site]
+        found = entry.get("bytes_up", 0), entry.get("bytes_down", 0)
+        assert found == expected_traffic(name, run, ROUNDS, site)
+
+
+@pytest.mark.parametrize("name", ["flora", "fedex-lora", "rate-my-lora-fold"])
+def test_the_result_of_a_folding_method_is_one_adapter(
+    federate: Callable[..., Run], name: str
+) -> None:
+    run = federate(name)
+    adapter, _ = load_adapter(run.folder / "adapter.safetensors")
+    model = load_base(run.config.path(run.config.base_model), SITE_FEATURES)
+    lora.set_adapter(model, adapter)
+    site = Site(_settings(0), run.config)
+    assert site.score(State(adapter), "test").mean_dice == pytest.approx(
+        run.summary["sites"]["GE"]["test"]["dice"]["mean"], abs=1e-3
+    )
+
+
+@pytest.mark.parametrize("name", ["local", "fedsa-lora"])
+def test_personal_models_are_left_in_a_simulation(federate: Callable[..., Run], name: str) -> None:
+    run = federate(name)
+    assert not (run.folder / "adapter.safetensors").exists()
+    for partition, site in enumerate(SITES):
+        adapter, _ = load_adapter(run.folder / "personal" / f"{site}.safetensors")
+        scored = Site(_settings(partition), run.config).score(State(adapter), "test")
+        assert scored.mean_dice == run.summary["sites"][site]["test"]["dice"]["mean"]
+
+
+def test_weights_are_left_as_a_base_file(federate: Callable[..., Run]) -> None:
+    run = federate("fedavg")
+    model = load_base(run.folder / "weights.safetensors", SITE_FEATURES)
+    site = Site(_settings(0), run.config)
+    scored = site.score(State(Weights(model.state_dict())), "test")
+    assert scored.mean_dice == run.summary["sites"]["GE"]["test"]["dice"]["mean"]
+
+
+def test_fedprox_stays_nearer_to_its_start(federate: Callable[..., Run]) -> None:
+    def moved(run: Run) -> float:
+        base = load_base(run.config.path(run.config.base_model), SITE_FEATURES).state_dict()
+        trained = run.ends[1, "GE"].parameters.tensors()
+        return sum(float((trained[k] - base[k]).square().sum()) for k in base)
+
+    assert moved(federate("fedprox", proximal=1.0)) < moved(federate("fedavg"))
+
+
+@pytest.mark.parametrize("rating", ["search", "recipient"])
+def test_sites_rate_more_than_one_merge(federate: Callable[..., Run], rating: str) -> None:
+    run = federate("rate-my-lora", rating=rating, ranks="equal")
+    adapter = factors(4)
+    for number in range(1, ROUNDS + 1):
+        for site in SITES:
+            assert run.entry(number, site, "bytes_down") == adapter * (1 + 1 + len(SITES))
+    starts = [run.start(2, site).tensors() for site in SITES]
+    alike = all(torch.equal(value, starts[1][key]) for key, value in starts[0].items())
+    assert alike == (rating == "search")  # every recipient has a merge of its own
+
+
+@pytest.mark.parametrize("schedule", ["held", "spread"])
+def test_a_schedule_moves_lambda(federate: Callable[..., Run], schedule: str) -> None:
+    run = federate("rate-my-lora", schedule=schedule, lambda_0=0.5)
+    lambdas = [run.history_of(number)["lambda"] for number in range(1, ROUNDS + 1)]
+    assert all(0 <= value <= 0.5 for value in lambdas)
+
+
+@pytest.mark.parametrize("name", ["flora", "fedex-lora", "rolora", "fedsa-lora", "feddg-ga"])
+def test_a_resumed_run_ends_the_same(federate: Callable[..., Run], name: str) -> None:
+    whole = federate(name)
+    folder = str(whole.folder.with_name("resumed"))
+    options: dict[str, Value] = {"run_dir": folder, "keep_updates": "none"}
+    halted = federate(name, **options, rounds=ROUNDS - 1)
+    assert len(halted.history) < len(whole.history)
+    resumed = federate(name, **options, resume=True)
+    assert resumed.history_of(ROUNDS)["sites"].keys() == whole.history_of(ROUNDS)["sites"].keys()
+    for site in SITES:
+        found, expected = resumed.ends[ROUNDS, site], whole.ends[ROUNDS, site]
+        for key, value in expected.parameters.tensors().items():
+            assert torch.equal(found.parameters.tensors()[key], value)
+    assert resumed.summary["sites"] == whole.summary["sites"]
+
+
+@pytest.mark.parametrize("name", ["flora", "rolora"])
+def test_a_site_that_forgot_loses_one_round_and_is_sent_all(
+    federate: Callable[..., Run], name: str
+) -> None:
+    whole = federate(name)
+    folder = str(whole.folder.with_name("forgot"))
+    sha256 = {"base-sha256": file_sha256(Path(whole.config.base_model))}
+
+    def forget(number: int, kind: str, node: int) -> None:
+        if (number, kind, node) == (3, records.TRAIN, 1):
+            site = Site(_settings(0), changed(whole.config, **{"run-dir": folder, **sha256}))
+            assert site.memory().folder.is_dir()
+            site.memory().clear()
+
+    run = federate(name, forget, run_dir=folder, rounds=4)
+    (refused,) = run.history_of(3)["refused"]
+    assert (refused["site"], refused["phase"]) == ("GE", "train")
+    assert refused["reason"].startswith("this site does not hold")
+    assert run.history_of(4)["refused"] == []
+    mine, other = run.start(4, "GE"), run.start(4, "Siemens")
+    for layer in SHAPES:
+        near(folded(run.starts[4, "GE"], layer), folded(run.starts[4, "Siemens"], layer))
+        if name == "rolora":
+            assert torch.equal(mine.layers[layer].A, other.layers[layer].A)
+            assert torch.equal(mine.layers[layer].B, other.layers[layer].B)
+
+
+def _settings(partition: int) -> SiteSettings:
+    return SiteSettings(partition=partition, partitions=len(SITES))
+
+
+def changed(config: RunConfig, **keys: Value) -> RunConfig:
+    """Return the configuration with other values."""
+    return RunConfig.from_flat({**config.to_flat(), **keys})
