@@ -100,7 +100,7 @@ class MethodConfig:
     @property
     def rates_start(self) -> bool:
         """Whether a site rates what it starts a round from."""
-        return self.previous == "penalised" or self.rating == "gap"
+        return self.previous == "penalised" or self.rating in ("gap", "recipient")
 
     @property
     def rates_own(self) -> bool:

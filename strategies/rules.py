@@ -126,7 +126,7 @@ class Gap(Plain):
         merged = {s: u.start_dice for s, u in updates.items() if u.start_dice is not None}
         moved = ratings.gap_shares(held, self.memory.get("own", {}), merged, step)
         own = {s: u.local_dice for s, u in updates.items() if u.local_dice is not None}
-        self.memory.update(shares=moved, own=own)
+        self.memory.update(shares={**self.memory.get("shares", {}), **moved}, own=own)
         return {site: moved[site] for site in share}
 
 
@@ -168,6 +168,11 @@ class Search(Plain):
 class Recipient(Plain):
     """A merge for each site, by how it rates the others' adapters."""
 
+    def shares(self, server_round: int, share: Masses, updates: Mapping[str, Update]) -> Masses:
+        """Remember how good what every site started from was."""
+        self.start = {s: u.start_dice for s, u in updates.items() if u.start_dice is not None}
+        return share
+
     def others(self, share: Masses) -> list[Masses]:
         """Return every site's adapter alone."""
         return [{site: float(site == alone) for site in share} for alone in sorted(share)]
@@ -187,7 +192,7 @@ class Recipient(Plain):
             if len(found.all_dice) == len(senders) + 1
         }
         temperature = SOFTEST * self.method.rating_step
-        start = {site: previous[site] for site in dice if site in previous}
+        start = {site: value for site, value in self.start.items() if site in dice}
         personal = ratings.recipient_masses(dice, start, temperature)
         notes = {site: {"rates": row} for site, row in dice.items()}
         return Settled(share, dict.fromkeys(share, 1.0), personal=personal, notes=notes)

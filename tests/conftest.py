@@ -29,6 +29,7 @@ LONGEST_FIRST = (
     "test_simulation.py",
     "test_compose.py",
     "network/test_without_tls.py",
+    "test_methods.py",
 )
 """Modules of a minute or more: begun last, one of them would keep a worker alone at the end."""
 

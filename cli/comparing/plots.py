@@ -10,6 +10,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from cli.comparing.plan import BASE
 from cli.comparing.results import RowResult
@@ -101,6 +102,8 @@ def dice_by_bytes(rows: Sequence[RowResult], looks: Looks) -> Figure:
             text = f"{_name(row.row)} (sends nothing)"
             axes.axhline(dice, color=color, ls="--", lw=1.2, label=text)
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set(title="In-client Dice and traffic", xlabel="payload of the run, MiB", ylabel="Dice")
     figure.legend(loc="outside right upper")
     return figure

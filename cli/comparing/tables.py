@@ -24,9 +24,10 @@ every site's own model (its personal one if it has one, else the merged one) on 
 HD95 is of the same pairs. Cross-client is the same models on the other sites' patients; with one
 merged model it equals in-client. Adapted is the own model after {epochs} local epoch(s) of a fresh
 adapter, on the site's own patients. Every site counts once. Bytes are payload of all sites
-together; the base model and what it costs to spread it are not in them. p is of the two-sided
-Wilcoxon signed-rank test against {reference}, a pair a patient (mean over frames, structures and
-seeds), for n of at least {least}; it is not corrected for the number of rows.
+together; the base model and what it costs to spread it are not in them, nor are images where data
+are pooled. p is of the two-sided Wilcoxon signed-rank test against {reference}, a pair a patient
+(mean over frames, structures and seeds), for n of at least {least}; it is not corrected for the
+number of rows.
 """
 
 

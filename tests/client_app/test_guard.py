@@ -12,7 +12,7 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.common import Array
 from safetensors.torch import load, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from client_app.audit import read_audit
 from client_app.guard import CANNOT, REFUSED, UNEXPECTED, failure, guard
@@ -20,6 +20,7 @@ from common import records
 from common.adapter import Adapter
 from common.config import RunConfig
 from common.errors import UserError
+from common.method import Half
 from common.options import Value
 from tests.conftest import SMALL, MakeAdapter
 
@@ -33,8 +34,8 @@ def adapter(make_adapter: MakeAdapter) -> Adapter:
     return make_adapter(RANK)
 
 
-def request(kind: str, adapter: Adapter | None = None) -> Message:
-    order = records.config_to_record(CONFIG, **{"server-round": 4, "site-rank": RANK})
+def request(kind: str, adapter: Adapter | None = None, config: RunConfig = CONFIG) -> Message:
+    order = records.config_to_record(config, **{"server-round": 4, "site-rank": RANK})
     content = RecordDict({records.CONFIG: order})
     if adapter is not None:
         content[records.ADAPTER] = records.adapter_to_record(adapter)
@@ -200,6 +201,56 @@ def test_what_is_not_on_the_list_stays(
     assert error_in(reply) == REFUSED
     came, left = log_of(tmp_path)
     assert (came["verdict"], left["verdict"][:8]) == ("passed", "refused:")
+
+
+METHODS: list[tuple[dict[str, Value], tuple[Half, ...]]] = [
+    ({"factors": "B"}, ("B",)),
+    ({"factors": "alternate", "ranks": "equal"}, ("A",)),  # round 4
+    ({"sends": "A"}, ("A",)),
+    ({"sends": "none"}, ()),
+]
+
+
+@pytest.mark.parametrize(("keys", "halves"), METHODS)
+def test_only_the_halves_that_the_method_sends_leave(
+    tmp_path: Path, adapter: Adapter, keys: dict[str, Value], halves: tuple[Half, ...]
+) -> None:
+    flat = {**CONFIG.to_flat(), "merge": "pad", "rating": "none", **keys}
+    config = RunConfig.from_flat(flat)
+    for sent in ((), ("A",), ("B",), ("A", "B")):
+        content = good(records.TRAIN, adapter)
+        if sent:
+            content[records.ADAPTER] = records.halves_to_record(adapter, sent)
+        else:
+            del content[records.ADAPTER]
+        reply = pass_guard(tmp_path, request(records.TRAIN, config=config), content)
+        assert (reply.content is content) == (sent == halves), sent
+
+
+def test_whole_weights_leave_only_where_they_train(tmp_path: Path, unet: nn.Module) -> None:
+    flat = {**CONFIG.to_flat(), "trains": "weights", "merge": "pad", "rating": "none"}
+    weights = unet.state_dict()
+    for config, passes in ((RunConfig.from_flat(flat), True), (CONFIG, False)):
+        metrics = {"num-examples": 9, "loss": 0.5, "seconds": 1.0}
+        content = RecordDict({records.METRICS: MetricRecord(metrics)})  # type: ignore[arg-type]
+        content[records.ADAPTER] = records.tensors_to_record(weights)
+        reply = pass_guard(tmp_path, request(records.TRAIN, config=config), content)
+        assert (reply.content is content) == passes
+
+
+@pytest.mark.parametrize(
+    ("brought", "told", "passes"), [(2, 2, True), (2, 3, False), (0, 1, False)]
+)
+def test_a_dice_leaves_for_every_adapter_that_came(
+    tmp_path: Path, adapter: Adapter, brought: int, told: int, passes: bool
+) -> None:
+    message = request(records.VALIDATE, adapter)
+    for number in range(1, brought + 1):
+        message.content[records.OTHER.format(number)] = records.adapter_to_record(adapter)
+    content = good(records.VALIDATE, adapter)
+    for number in range(1, told + 1):
+        content.metric_records[records.METRICS][f"dice-{number}"] = 0.5
+    assert (pass_guard(tmp_path, message, content).content is content) == passes
 
 
 def test_an_error_with_a_text_beside_data_stays(tmp_path: Path, adapter: Adapter) -> None:

@@ -47,7 +47,7 @@ def test_ready_configurations_are_valid_and_say_something(path: Path) -> None:
 
 
 def test_the_ready_configurations_are_there() -> None:
-    assert {"cpu", "paper"} <= {path.stem for path in (ROOT / "configs").glob("*.toml")}
+    assert {"cpu", "paper", "small"} <= {path.stem for path in (ROOT / "configs").glob("*.toml")}
 
 
 def test_every_key_is_described_below_its_field() -> None:

@@ -9,6 +9,7 @@ from common.config import RunConfig
 from common.errors import UserError
 from common.options import Value
 from server_app.settings import PROFILES, load_config, read_toml, resolve_run
+from strategies.methods import METHODS
 
 DEFAULTS = RunConfig().to_flat()
 
@@ -59,3 +60,23 @@ def test_bad_files_are_named(tmp_path: Path, content: str | None, message: str) 
     with pytest.raises(UserError, match=message) as error:
         load_config(path)
     assert "mine.toml" in str(error.value)
+
+
+def test_a_preset_lies_between_the_profile_and_what_was_typed() -> None:
+    fused = {**RunConfig().to_flat(), "profile": "cpu", "preset": "flora"}
+    config = resolve_run(fused, {"share": "site"})
+    assert (config.method.merge, config.method.rating) == ("fold", "none")
+    assert config.method.share == "site"
+    assert config.model.channels()[0] == 16
+
+
+def test_unknown_preset_names_the_known_ones() -> None:
+    with pytest.raises(UserError, match=r"preset: found 'fedsgd', expected one of \['centralised'"):
+        resolve_run({**RunConfig().to_flat(), "preset": "fedsgd"}, {})
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_preset_is_a_configuration_that_says_where_it_is_from(name: str) -> None:
+    config = resolve_run({**RunConfig().to_flat(), "preset": name}, {})
+    assert {key: config.to_flat()[key] for key in METHODS[name].keys} == METHODS[name].keys
+    assert all((METHODS[name].title, METHODS[name].source, METHODS[name].equation))
