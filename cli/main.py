@@ -14,6 +14,7 @@ from cli import scoring
 from cli.audit import audit
 from cli.certificates import authority, site_key
 from cli.check import check
+from cli.compare import compare
 from cli.export import export
 from cli.join import join
 from cli.predict import predict
@@ -36,7 +37,8 @@ app = typer.Typer(
 CaseChoice = Literal["all", "train", "val", "test"]
 
 
-for command in (check, predict, export, report, watch, join, audit, authority, site_key):
+COMMANDS = (check, predict, export, report, compare, watch, join, audit, authority, site_key)
+for command in COMMANDS:
     app.command()(command)
 
 

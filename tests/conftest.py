@@ -28,7 +28,7 @@ LONGEST_FIRST = (
     "network/test_site_faults.py",
     "test_simulation.py",
     "test_compose.py",
-    "network/test_without_tls.py",
+    "cli/test_compare.py",
     "test_methods.py",
 )
 """Modules of a minute or more: begun last, one of them would keep a worker alone at the end."""

@@ -74,6 +74,11 @@ class JobFolder:
         """Which step failed and why."""
         return self.path / "failure.json"
 
+    @property
+    def lock(self) -> Path:
+        """Held as long as a process of the run is there."""
+        return self.path / ".lock"
+
     def status(self) -> Status | None:
         """Return where the run stands; None before it has begun, or when nothing can be read."""
         try:

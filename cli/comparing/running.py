@@ -152,7 +152,7 @@ class Runner:
             environment.setdefault("OMP_NUM_THREADS", str(self.share.cores))
         with folder.log.open("ab") as log:
             return subprocess.Popen(  # noqa: S603
-                [*python, "cli.comparing.leash", *command],
+                [*python, "cli.comparing.leash", str(folder.lock), *command],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,

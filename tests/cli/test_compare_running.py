@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from rich.console import Console
 
 from cli.comparing import running
@@ -150,10 +151,11 @@ def test_an_interruption_ends_the_group_of_every_process(plan: Plan, tmp_path: P
     wait_until_gone(group)
 
 
-def test_what_is_on_the_leash_ends_with_its_starter() -> None:
+def test_what_is_on_the_leash_ends_with_its_starter(tmp_path: Path) -> None:
     """The starter is killed without a word, so all it leaves is the closed end of the pipe."""
     waits = "import os, time; print(os.getpgid(0), flush=True); time.sleep(600)"
-    leash = [sys.executable, "-m", "cli.comparing.leash", sys.executable, "-c", waits]
+    leash = [sys.executable, "-m", "cli.comparing.leash", str(tmp_path / "lock")]
+    leash += [sys.executable, "-c", waits]
     starter = (
         "import subprocess, sys; "
         f"subprocess.Popen({leash!r}, stdin=subprocess.PIPE, start_new_session=True).wait()"
@@ -167,11 +169,25 @@ def test_what_is_on_the_leash_ends_with_its_starter() -> None:
     wait_until_gone(group)
 
 
-def test_the_leash_returns_the_commands_status() -> None:
+def test_the_leash_returns_the_commands_status(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "import sys; sys.exit(7)"]
-    leash = [sys.executable, "-m", "cli.comparing.leash", *command]
+    leash = [sys.executable, "-m", "cli.comparing.leash", str(tmp_path / "lock"), *command]
     with subprocess.Popen(leash, stdin=subprocess.PIPE, start_new_session=True) as process:
         assert process.wait(60) == 7
+
+
+def test_the_leash_waits_for_the_one_before_it(tmp_path: Path) -> None:
+    lock, made = tmp_path / "lock", tmp_path / "made"
+    command = [sys.executable, "-c", f"import pathlib; pathlib.Path({str(made)!r}).touch()"]
+    leash = [sys.executable, "-m", "cli.comparing.leash", str(lock), *command]
+    with FileLock(lock):
+        process = subprocess.Popen(leash, stdin=subprocess.PIPE, start_new_session=True)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(1)
+        assert not made.exists()
+    with process:
+        assert process.wait(60) == 0
+    assert made.exists()
 
 
 def wait_until_gone(group: int) -> None:
