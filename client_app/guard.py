@@ -45,6 +45,7 @@ NUMBERED = (
     r"rank \d+ is asked, this site allows \d+",
     r"\d+ epochs are asked, this site allows \d+",
     r"the run is of (another app|version [\w.+]+), this site has version [\w.+]+",
+    r"all weights are asked, this site sends adapters alone",
     r"this site does not serve (train|validate|test)",
     r"this site does not hold (the \d+ merges so far|its factors of round \d+)",
 )

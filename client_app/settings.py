@@ -49,6 +49,9 @@ class SiteSettings:
     """Highest rank that the site trains with; the server is told and keeps to it. 0: no limit."""
     max_local_epochs: int = option(0, low=0)
     """Most epochs a round that the site trains for. 0: no limit."""
+    whole_weights: bool = option(False)
+    """Whether the site trains and sends all weights of the network when a run asks for it, as plain
+    averaging does; otherwise adapters alone leave."""
     serves: str = "train,validate,test"
     """What the site does when it is asked; a site that does not test keeps its test scores."""
 
@@ -134,6 +137,8 @@ class SiteSettings:
             raise LimitError(f"this site does not serve {request}")
         if request != "train":
             return
+        if config.method.trains == "weights" and not (self.whole_weights or self.simulated):
+            raise LimitError("all weights are asked, this site sends adapters alone")
         if self.max_rank and rank > self.max_rank:
             raise LimitError(f"rank {rank} is asked, this site allows {self.max_rank}")
         epochs = config.train.local_epochs

@@ -138,4 +138,4 @@ class Composed:
         def here(match: re.Match[str]) -> str:
             return f"'127.0.0.1', {self.port(service, '127.0.0.1', match[1])}"
 
-        return [*words, re.sub(r"'127\.0\.0\.1', (\d+)", here, code)]
+        return [*words, re.sub(r"'127\.0\.0\.1', (\d+)", here, self.local(service, code))]

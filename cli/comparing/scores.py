@@ -88,6 +88,10 @@ class Finished:
         found = [s for s in self.scores if s.model == ADAPTED and s.origin == s.site]
         return {site: [s for s in found if s.site == site] for site in self.sites}
 
+    def last_local(self, site: str) -> list[Score]:
+        """Return the scores of what a site sent last on its own patients."""
+        return [s for s in self.scores if s.model == LAST_LOCAL and s.origin == s.site == site]
+
     def matrix(self) -> dict[str, list[float]]:
         """Return the mean Dice at every site, by model: the merged one and those of the sites.
 

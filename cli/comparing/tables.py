@@ -9,6 +9,7 @@ from pathlib import Path
 from cli.comparing.plan import Plan
 from cli.comparing.results import LEAST_FOR_TEST, RowResult, SignedRank, Spread, patient_test
 from cli.comparing.scores import COLUMNS
+from cli.comparing.sites import site_rows
 from common.files import write_text
 from common.labels import STRUCTURES
 from server_app.report.tables import number, size
@@ -27,7 +28,8 @@ adapter, on the site's own patients. Every site counts once. Bytes are payload o
 together; the base model and what it costs to spread it are not in them, nor are images where data
 are pooled. p is of the two-sided Wilcoxon signed-rank test against {reference}, a pair a patient
 (mean over frames, structures and seeds), for n of at least {least}; it is not corrected for the
-number of rows.
+number of rows. Site by site: last local is what the site sent last, before any merge; rounds
+penalised are those in which its weight was below 1, and what was taken of its share in these.
 """
 
 
@@ -60,6 +62,8 @@ def markdown(plan: Plan, rows: Sequence[RowResult], plots: Mapping[str, Sequence
         parts.append(_table([_cells(row, tests.get((setting, row.row))) for row in own]))
         if gone := [line for row in own for line in _missing(row)]:
             parts.append("Missing:\n\n" + "".join(f"- {_cell(line)}\n" for line in gone))
+        parts.append("Site by site:\n")
+        parts.append(_listed(site_rows(own)))
         parts += [f"![{Path(path).stem}]({path})\n" for path in plots.get(setting, ())]
     epochs, reference = plan.adapt_epochs, _cell(plan.reference)
     parts.append(NOTES.format(epochs=epochs, reference=reference, least=LEAST_FOR_TEST))
@@ -67,8 +71,13 @@ def markdown(plan: Plan, rows: Sequence[RowResult], plots: Mapping[str, Sequence
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
-    right = ["---"] * 2 + ["---:"] * (len(HEAD) - 2)
-    lines = (f"| {' | '.join(map(_cell, cells))} |\n" for cells in (HEAD, right, *rows))
+    return _listed([HEAD, *rows])
+
+
+def _listed(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows as a table; the first is its head, the first two columns are names."""
+    right = ["---"] * 2 + ["---:"] * (len(rows[0]) - 2)
+    lines = (f"| {' | '.join(map(_cell, cells))} |\n" for cells in (rows[0], right, *rows[1:]))
     return "".join(lines)
 
 

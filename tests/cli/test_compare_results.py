@@ -18,6 +18,7 @@ from cli.comparing.folder import JobFolder
 from cli.comparing.plan import BASE, Plan, read_plan
 from cli.comparing.report import write_report
 from cli.comparing.results import RowResult, collect, patient_test
+from cli.comparing.sites import site_results, site_rows
 from common.errors import UserError
 
 SITES = ("A", "B")
@@ -175,15 +176,17 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_missing_runs_are_shown_with_their_seeds_and_reasons(written: Path) -> None:
     text = (written / "results.md").read_text()
-    rows = {r.split("|")[1].strip(): r for r in text.splitlines() if r.startswith("|")}
+    first, by_site = text.split("Site by site:\n")
+    rows = {r.split("|")[1].strip(): r for r in first.splitlines() if r.startswith("|")}
     assert "1 of 2 seeds (missing: 0)" in rows["other"]
     assert "- other, seed 0: run failed: site A: no such file \\| &lt;x>" in text
     assert "- own \\| &lt;b>, seed 1: not begun" in text
     assert "0.500 |" not in rows["other"]
     assert "0.603 |" in rows["other"]  # of the seed that is there, without a deviation
     assert "0.753 ± 0.000" in rows["ours"]
-    widths = {len(r.replace("\\|", "").split("|")) for r in text.splitlines() if r[:1] == "|"}
-    assert len(widths) == 1
+    for part in (first, by_site):
+        lines = [r.replace("\\|", "") for r in part.splitlines() if r[:1] == "|"]
+        assert len({len(r.split("|")) for r in lines}) == 1
 
 
 def test_the_csv_files_hold_every_row_and_every_score(written: Path) -> None:
@@ -265,3 +268,24 @@ def test_names_make_folders_of_their_own(plan: Plan, tmp_path: Path) -> None:
     paths = {folder.path for folder in folders.values()}
     assert len(paths) == len(folders)
     assert all(path.parent.parent == tmp_path / "runs" for path in paths)
+
+
+def test_site_by_site_says_who_was_penalised_and_by_how_much(plan: Plan, tmp_path: Path) -> None:
+    folders = folders_of(plan, tmp_path)
+    lasts = [line("last local", site, site, site, 0.7 if site == "A" else 0.2) for site in SITES]
+    fabricate(folders["ours", 0], [*merged({"A": 0.5, "B": 0.6}, patients=1), *lasts])
+    history = folders["ours", 0].run.history
+    lines = [json.loads(text) for text in history.read_text().splitlines()]
+    for number, weight in ((1, 1.0), (2, 0.8)):
+        lines[number]["sites"]["A"] |= {"weight": weight, "removed": (1 - weight) / 2}
+        lines[number]["sites"]["B"] |= {"weight": 1.0, "removed": -(1 - weight) / 2}
+    history.write_text("".join(json.dumps(entry) + "\n" for entry in lines))
+    found = site_results(rows_of(plan, folders)["ours"])
+    assert (found["A"].penalised, found["B"].penalised) == (0.5, 0.0)
+    assert found["A"].removed == pytest.approx(0.1)
+    assert math.isnan(found["B"].removed)
+    assert found["A"].last_local.mean == pytest.approx(0.7)
+    assert found["B"].last_local.mean == pytest.approx(0.2)
+    assert found["B"].dice["mean"].mean == pytest.approx(0.6)
+    head, first, *_ = site_rows([rows_of(plan, folders)["ours"]])
+    assert dict(zip(head, first, strict=True))["rounds penalised"] == "50%"

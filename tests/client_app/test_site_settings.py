@@ -60,6 +60,14 @@ def test_limits_hold_for_what_they_are_about_and_nothing_else() -> None:
         settings.check(records.TRAIN, RunConfig.from_flat({"local-epochs": 4}), 8)
 
 
+def test_all_weights_leave_only_where_the_site_says_so() -> None:
+    config = RunConfig.from_flat({"trains": "weights", "merge": "pad", "rating": "none"})
+    SiteSettings.from_node({"partition-id": 0}).check(records.TRAIN, config, 0)
+    SiteSettings.from_node({"site": "GE", "whole-weights": True}).check(records.TRAIN, config, 0)
+    with pytest.raises(LimitError, match="this site sends adapters alone"):
+        SiteSettings.from_node({"site": "GE"}).check(records.TRAIN, config, 0)
+
+
 def test_an_error_begins_with_where_the_value_comes_from() -> None:
     for node in ({"site": "GE", "max-rank": -1}, {"partition-id": -1}, {"colour": 1}, {}):
         with pytest.raises(UserError, match=r"^site\.toml: "):
