@@ -86,8 +86,9 @@ def find_inputs(run: Run, data: Path | None, base: Path | None) -> Inputs | str:
     config = run.config
     results = (run.path / name for name in ("adapter.safetensors", "checkpoint.safetensors"))
     adapter = next(filter(Path.is_file, results), None)
-    if adapter is None:
-        return "the run has no adapter yet"
+    apart = config.method.sends != "all" or config.method.trains == "weights"
+    if adapter is None or apart:
+        return f"the run {'ends with no one adapter' if apart else 'has no adapter yet'}"
     if data is None and config.data.data_dir:
         data = config.path(config.data.data_dir)
         if not data.is_dir():
@@ -124,7 +125,8 @@ def _base_of(adapter: Path, config: RunConfig) -> str:
 
 
 def _updates(run: Run) -> dict[int, dict[str, Path]]:
-    if not 1 < len(run.sites) <= MOST_SITES:
+    """Return the sites' own adapters by round; where merges are folded these stand on others."""
+    if run.config.method.folds or not 1 < len(run.sites) <= MOST_SITES:
         return {}
     complete = {}
     for line in run.rounds:

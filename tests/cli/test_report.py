@@ -22,6 +22,7 @@ from common.labels import STRUCTURES
 from common.model import build_unet, file_sha256, save_base
 from common.options import Value
 from server_app.report.patients import Patients
+from strategies.methods import METHODS
 from tests.client_app.samples import tiny_config, write_mnms2_hearts
 from tests.conftest import SMALL, MakeAdapter
 
@@ -217,6 +218,16 @@ def test_a_run_that_goes_on_is_scored_from_its_checkpoint(run_dir: Path) -> None
     html = written(run_dir)
     assert "not finished" in html
     assert "patients better" in html
+
+
+@pytest.mark.parametrize("preset", ["local", "fedavg"])
+def test_a_run_that_ends_with_no_one_adapter_says_so(
+    run_dir: Path, shared: Path, preset: str
+) -> None:
+    write_config(run_dir, config_of(shared, **METHODS[preset].keys))
+    html = written(run_dir)
+    assert "the run ends with no one adapter" in html
+    assert not (run_dir / "patients.json").exists()
 
 
 def test_a_hospital_sees_its_own_patients_alone(run_dir: Path, tmp_path: Path) -> None:
