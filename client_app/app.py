@@ -58,8 +58,8 @@ def describe(message: Message, context: Context) -> Message:
     """Say which site this is, how many cases it has and which base file."""
 
     def handler(site: Site, order: Order) -> RecordDict:
-        if not order.config.resume:
-            site.memory().clear()
+        if order.config.method.remembers and not order.config.resume:
+            site.memory().begin(message.metadata.run_id)
         facts = site.describe()
         who = ConfigRecord({"site": facts.name, "base-sha256": facts.base_sha256})
         counts = {f"{split}-cases": n for split, n in facts.cases.items()}

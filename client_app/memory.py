@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from common.config import RunConfig
+from common.files import write_text
 from common.tensor_files import write_tensors
 
 OWN = "own"
@@ -57,6 +58,19 @@ class Memory:
         names = sorted(self.folder.glob(f"{kind}-*.safetensors"), reverse=True)
         numbers = (int(path.stem.rpartition("-")[2]) for path in names)
         return next((self.load(kind, number) for number in numbers if number < before), None)
+
+    def begin(self, run: int) -> None:
+        """Forget what another run left; within a run a site may be asked who it is again.
+
+        Parameters
+        ----------
+        run
+            Flower's number of the run.
+        """
+        marker = self.folder / "run"
+        if not marker.is_file() or marker.read_text("utf-8") != str(run):
+            self.clear()
+            write_text(marker, str(run))
 
     def clear(self) -> None:
         """Forget everything."""

@@ -88,6 +88,11 @@ class MethodConfig:
         return self.factors == "both" and self.sends == "all"
 
     @property
+    def remembers(self) -> bool:
+        """Whether a site keeps something of its own from round to round."""
+        return self.folds or not self.shares_whole
+
+    @property
     def personal(self) -> bool:
         """Whether every site ends with an adapter of its own."""
         return self.sends != "all" or self.rating == "recipient"

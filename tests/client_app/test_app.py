@@ -8,6 +8,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, 
 
 from client_app.app import app
 from client_app.assembly import State
+from client_app.memory import OWN
 from client_app.settings import SiteSettings
 from client_app.site import Site
 from common import records
@@ -297,3 +298,15 @@ def test_within_its_limits_a_site_serves(site_config: RunConfig, make_adapter: M
     node = hospital(site_config, max_rank=RANK, max_local_epochs=1, serves="train")
     assert records.ADAPTER in ask(records.TRAIN, site_config, make_adapter(RANK), node=node)
     assert metrics(ask(records.DESCRIBE, site_config, node=node))["max-rank"] == RANK
+
+
+def test_a_site_that_is_asked_again_who_it_is_keeps_its_own_factors(
+    site_config: RunConfig, make_adapter: MakeAdapter
+) -> None:
+    flat = {**site_config.to_flat(), "sends": "A", "merge": "pad", "rating": "none"}
+    config = RunConfig.from_flat(flat)
+    ask(records.DESCRIBE, config)
+    memory = Site(SiteSettings(name="GE"), config).memory()
+    memory.save(OWN, 1, make_adapter(RANK).tensors())
+    ask(records.DESCRIBE, config)  # its node was gone for a while
+    assert memory.load(OWN, 1) is not None

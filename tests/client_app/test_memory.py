@@ -50,6 +50,16 @@ def test_a_broken_file_is_one_that_is_not_there(tmp_path: Path) -> None:
     assert memory.load(OWN, 1) is None
 
 
+def test_another_run_forgets_and_the_same_one_does_not(tmp_path: Path) -> None:
+    memory = Memory(tmp_path / "run")
+    memory.begin(7)
+    memory.save(OWN, 1, tensors(1))
+    memory.begin(7)
+    assert memory.load(OWN, 1) is not None
+    memory.begin(8)
+    assert memory.load(OWN, 1) is None
+
+
 def test_clearing_forgets(tmp_path: Path) -> None:
     memory = Memory(tmp_path / "run")
     memory.save(OWN, 1, tensors(1))
