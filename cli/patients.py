@@ -10,14 +10,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 
 from cli.patient_scores import score_patients
 from cli.progress import Advance
 from client_app import demo
-from common.adapter import BASE_NOTE, load_adapter
+from common.adapter import BASE_NOTE, load_adapter, site_file
 from common.config import DataConfig, RunConfig
 from common.errors import UserError
 from common.files import write_text
@@ -131,7 +130,7 @@ def _updates(run: Run) -> dict[int, dict[str, Path]]:
     complete = {}
     for line in run.rounds:
         folder = run.path / "updates" / f"round-{line['round']:03d}"
-        files = {site: folder / f"{quote(site, safe='')}.safetensors" for site in run.sites}
+        files = {site: folder / site_file(site) for site in run.sites}
         if all(path.is_file() for path in files.values()):
             complete[line["round"]] = files
     evenly = np.linspace(0, len(complete) - 1, min(MOST_ROUNDS, len(complete))).round().astype(int)

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import replace
 from logging import ERROR
-from urllib.parse import quote
 
 import torch
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
@@ -17,7 +16,7 @@ from client_app.memory import FOLDED, OWN
 from client_app.settings import LimitError, SiteSettings
 from client_app.site import Site, open_site
 from common import records
-from common.adapter import Adapter, save_adapter
+from common.adapter import Adapter, save_adapter, site_file
 from common.errors import UserError
 from common.weights import Weights
 
@@ -142,7 +141,7 @@ def _leave(order: Order, site: str, adapter: Adapter) -> None:
     """Leave the adapter of one site alone in a simulation's run folder, beside the others."""
     if order.config.method.personal:
         folder = order.config.path(order.config.run_dir) / "personal"
-        save_adapter(adapter, folder / f"{quote(site, safe='')}.safetensors", {"site": site})
+        save_adapter(adapter, folder / site_file(site), {"site": site})
 
 
 def _flat(prefix: str, scores: Scores) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from flwr.app import ArrayRecord, Message
 from torch import Tensor
@@ -11,8 +12,7 @@ from common import folding, lora, records
 from common.adapter import Adapter
 from common.config import RunConfig
 from common.errors import UserError
-from common.model import skeleton
-from common.seeding import derive_seed
+from common.model import skeleton, weight_shapes
 from common.weights import Parameters, Weights
 
 
@@ -89,15 +89,10 @@ def read_order(message: Message) -> Order:
     return Order(kind, config, server_round, rank, run_rank, folds, arrays)
 
 
+@lru_cache(maxsize=4)
 def layer_shapes(config: RunConfig) -> Mapping[str, tuple[int, int]]:
     """Return (c_out, c_in·k·k) of every adapted layer of the run's network."""
     return lora.layer_shapes(skeleton(config.model.channels()))
-
-
-def weight_shapes(config: RunConfig) -> Mapping[str, tuple[int, ...]]:
-    """Return the shape of every weight of the run's network."""
-    state = skeleton(config.model.channels()).state_dict()
-    return {name: tuple(value.shape) for name, value in state.items()}
 
 
 def assemble(order: Order, memory: Memory) -> State:
@@ -121,7 +116,7 @@ def assemble(order: Order, memory: Memory) -> State:
 
 def _weights(order: Order) -> Weights | None:
     if records.ADAPTER in order.arrays:
-        shapes = weight_shapes(order.config)
+        shapes = weight_shapes(skeleton(order.config.model.channels()))
         return Weights(records.record_to_named(order.arrays[records.ADAPTER], shapes))
     return Weights() if order.kind == records.TRAIN else None
 
@@ -143,22 +138,21 @@ def _folded(order: Order, memory: Memory) -> tuple[Mapping[str, Tensor] | None, 
 
 
 def _adapter(order: Order, memory: Memory) -> Adapter | None:
-    method, shapes = order.config.method, layer_shapes(order.config)
+    config, method = order.config, order.config.method
     if order.rank == 0:
         return None
-    scale, seed = order.config.model.alpha_per_rank, order.config.seed
+    scale, shapes = config.model.alpha_per_rank, layer_shapes(config)
     if method.merge == "fold":  # every round begins with a new one, which is nobody's secret
         if order.kind != records.TRAIN:
             return None
-        seed = derive_seed(seed, "initial adapter", order.server_round)
-        return lora.initial_adapter(shapes, order.run_rank, scale, seed).truncated(order.rank)
+        drawn = lora.drawn_adapter(config, shapes, order.run_rank, order.server_round)
+        return drawn.truncated(order.rank)
     record = order.arrays.get(records.ADAPTER)
-    if method.factors == "both" and method.sends == "all":
+    if method.shares_whole:
         if record is None:
             return None
         return records.record_to_adapter(record, scale, shapes, order.rank)
-    seed = derive_seed(seed, "initial adapter")
-    rest = lora.initial_adapter(shapes, order.run_rank, scale, seed).truncated(order.rank)
+    rest = lora.drawn_adapter(config, shapes, order.run_rank).truncated(order.rank)
     last = order.server_round - (order.kind == records.TRAIN)  # round of what is in the message
     sent = method.sent_down(last, whole=record is not None and _is_whole(record))
     held = None if method.factors == "B" else memory.latest(OWN, last + 1)

@@ -14,12 +14,13 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, 
 from flwr.clientapp.typing import ClientAppCallable
 from flwr.common import log
 
-from client_app.assembly import layer_shapes, read_order, weight_shapes
+from client_app.assembly import layer_shapes, read_order
 from client_app.audit import IN, OUT, PASSED, AuditLog, Request
 from client_app.settings import SiteSettings
 from common import records
 from common.errors import UserError
 from common.labels import STRUCTURES
+from common.model import skeleton, weight_shapes
 
 SCORES = {
     f"{model}.{metric}.{structure}"
@@ -143,7 +144,7 @@ def expected_tensors(message: Message) -> Mapping[str, tuple[int, ...]]:
     order = read_order(message)
     method = order.config.method
     if method.trains == "weights":
-        return weight_shapes(order.config)
+        return weight_shapes(skeleton(order.config.model.channels()))
     expected: dict[str, tuple[int, ...]] = {}
     for layer, (c_out, fan_in) in layer_shapes(order.config).items():
         shapes = {"A": (order.rank, fan_in), "B": (c_out, order.rank)}

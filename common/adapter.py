@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import quote
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -121,6 +122,14 @@ class Adapter:
             found = (self.layers[name].B.shape[0], self.layers[name].A.shape[1])
             if found != (c_out, fan_in):
                 raise ValueError(f"layer {name}: shape {found}, expected {(c_out, fan_in)}")
+
+
+def site_file(site: str) -> str:
+    """Return the name of the file that holds a site's adapter.
+
+    Names of sites come from other machines, so they are percent-encoded.
+    """
+    return f"{quote(site, safe='')}.safetensors"
 
 
 def save_adapter(adapter: Adapter, path: Path, notes: Mapping[str, str] | None = None) -> None:

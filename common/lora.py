@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from common.adapter import Adapter, Factors
+from common.config import RunConfig
 from common.method import Half
+from common.seeding import derive_seed
 
 
 class LoRAWeight(nn.Module):
@@ -156,3 +158,23 @@ def initial_adapter(
         uniform = torch.rand(rank, fan_in, generator=generator)
         layers[name] = Factors(A=(2 * uniform - 1) * bound, B=torch.zeros(c_out, rank))
     return Adapter(layers, scale)
+
+
+def drawn_adapter(
+    config: RunConfig, shapes: Mapping[str, tuple[int, int]], rank: int, *path: int
+) -> Adapter:
+    """Return the initial adapter of a run, the same wherever it is drawn.
+
+    Parameters
+    ----------
+    config
+        Its seed and scale.
+    shapes
+        (c_out, c_in·k·k) of every adapted layer.
+    rank
+        The highest of the run; sites of lower rank cut it.
+    *path
+        The round, where every round begins with one of its own.
+    """
+    seed = derive_seed(config.seed, "initial adapter", *path)
+    return initial_adapter(shapes, rank, config.model.alpha_per_rank, seed)

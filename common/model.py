@@ -46,6 +46,11 @@ def skeleton(features: tuple[int, ...]) -> BasicUNet:
         return build_unet(features)
 
 
+def weight_shapes(model: torch.nn.Module) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every weight by name; the model may be a :func:`skeleton`."""
+    return {name: tuple(value.shape) for name, value in model.state_dict().items()}
+
+
 def save_base(model: torch.nn.Module, path: Path, notes: Mapping[str, str] | None = None) -> str:
     """Write the model's weights as safetensors, ``notes`` beside; return the file's SHA-256."""
     write_tensors(path, model.state_dict(), notes)
@@ -77,7 +82,7 @@ def load_base(path: Path, features: tuple[int, ...], *, sha256: str = "") -> Bas
     except SafetensorError as error:
         raise UserError(f"{path}: not a safetensors file ({error})") from None
     model = build_unet(features)
-    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    expected = weight_shapes(model)
     for name, shape in expected.items():
         if name not in tensors or tuple(tensors[name].shape) != shape:
             got = tuple(tensors[name].shape) if name in tensors else "nothing"

@@ -11,7 +11,6 @@ from rich.console import Console
 from common import lora
 from common.config import RunConfig
 from common.model import file_sha256, load_base, skeleton, weight_bytes
-from common.seeding import derive_seed
 from common.weights import Parameters, Weights
 from server_app.events import EventWriter
 from server_app.plots import plot_rounds
@@ -56,12 +55,8 @@ def _initial(config: RunConfig) -> Parameters:
     """Return what a run starts from: random A and zero B, or the weights of the base file."""
     if config.method.trains == "weights":
         return Weights()
-    return lora.initial_adapter(
-        lora.layer_shapes(skeleton(config.model.channels())),
-        highest_rank(config.model.ranks, config.model.rank),
-        config.model.alpha_per_rank,
-        derive_seed(config.seed, "initial adapter"),
-    )
+    shapes = lora.layer_shapes(skeleton(config.model.channels()))
+    return lora.drawn_adapter(config, shapes, highest_rank(config.model.ranks, config.model.rank))
 
 
 def _federate(

@@ -5,12 +5,11 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import tomli_w
 
 from common import folding
-from common.adapter import BASE_NOTE, Adapter, save_adapter
+from common.adapter import BASE_NOTE, Adapter, save_adapter, site_file
 from common.config import RunConfig
 from common.errors import UserError
 from common.files import finite, write_text
@@ -108,7 +107,7 @@ class RunDir:
         server_round
             The round.
         updates
-            By site. Names come from other machines, so they are percent-encoded in file names.
+            By site.
         keep
             ``none``, ``last`` or ``all``.
         """
@@ -117,7 +116,7 @@ class RunDir:
         folder = self.updates / f"round-{server_round:03d}"
         for site, update in updates.items():
             notes = {"site": site, "round": str(server_round)}
-            _save(update, folder / f"{quote(site, safe='')}.safetensors", notes)
+            _save(update, folder / site_file(site), notes)
         if keep == "last":
             for other in self.updates.glob("round-*"):
                 if other != folder:

@@ -9,6 +9,7 @@ from torch import nn
 from common import lora, records
 from common.adapter import Adapter, Factors
 from common.method import BOTH, Half, MethodConfig
+from common.model import weight_shapes
 from common.weights import Parameters, Weights
 from strategies import merging, weighting
 from strategies.replies import Reader, Update
@@ -33,8 +34,7 @@ class Shapes:
     @classmethod
     def of(cls, model: nn.Module) -> "Shapes":
         """Return those of a network, which may be without memory for its weights."""
-        state = model.state_dict()
-        return cls(lora.layer_shapes(model), {k: tuple(v.shape) for k, v in state.items()})
+        return cls(lora.layer_shapes(model), weight_shapes(model))
 
 
 def reader(

@@ -69,6 +69,23 @@ def gap_shares(
     return {**shares, **{c: held * a / total for c, a in clipped.items()}}
 
 
+def present(held: Mapping[str, float], share: Mapping[str, float]) -> dict[str, float]:
+    """Return what the sites of a round hold, scaled to sum to one.
+
+    Parameters
+    ----------
+    held
+        By site, of the rounds before; sites that are away are left out.
+    share
+        By site of this round: what a newcomer begins with, and all where nobody holds anything.
+    """
+    now = {c: held.get(c, value) for c, value in share.items()}
+    total = math.fsum(now.values())
+    if not total:  # only sites without weight are here
+        return dict(share)
+    return now if abs(total - 1) <= ROUNDING else {c: w / total for c, w in now.items()}
+
+
 def candidates(
     weights: Mapping[str, float], step: float, sites: Iterable[str]
 ) -> list[dict[str, float]]:
@@ -92,12 +109,7 @@ def candidates(
         Whose adapters are merged this round.
     """
     sites = list(sites)
-    now = {c: weights.get(c, 1 / len(sites)) for c in sites}
-    total = math.fsum(now.values())
-    if not total:  # only sites without weight are here
-        now = {c: 1 / len(sites) for c in sites}
-    elif abs(total - 1) > ROUNDING:
-        now = {c: w / total for c, w in now.items()}
+    now = present(weights, dict.fromkeys(sites, 1 / len(sites)))
     moves = [{c: (1 - step) * w + step * (c == to) for c, w in now.items()} for to in sites]
     return [now, *moves]
 

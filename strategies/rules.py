@@ -14,6 +14,8 @@ from strategies import penalty, ratings, screening, weighting
 from strategies.replies import Update, Validation
 
 Masses = dict[str, float]
+Dice = Mapping[str, float]
+Reports = Mapping[str, Validation]
 
 SOFTEST = 0.1
 """Temperature of ``recipient`` at ``rating-step = 1``, in Dice."""
@@ -67,35 +69,35 @@ class Plain:
         """Return the masses of further merges that every site validates."""
         return []
 
-    def settle(
-        self,
-        server_round: int,
-        share: Masses,
-        validation: Mapping[str, Validation],
-        previous: Mapping[str, float],
-    ) -> Settled:
-        """Return what is merged."""
+    def settle(self, server_round: int, share: Masses, found: Reports, before: Dice) -> Settled:
+        """Return what is merged.
+
+        Parameters
+        ----------
+        server_round
+            1 for the first.
+        share
+            Of the merge that was validated.
+        found
+            What sites report of it, and of the others.
+        before
+            P(t−1).
+        """
         return Settled(share, dict.fromkeys(share, 1.0))
 
 
 class Penalty(Plain):
     """Eq. 1: sites that gained while another lost are damped."""
 
-    def settle(
-        self,
-        server_round: int,
-        share: Masses,
-        validation: Mapping[str, Validation],
-        previous: Mapping[str, float],
-    ) -> Settled:
+    def settle(self, server_round: int, share: Masses, found: Reports, before: Dice) -> Settled:
         """Return the penalised masses."""
         method = self.method
-        dice = {site: found.dice for site, found in validation.items()}
-        rated = screening.rated(dice, previous, method.rating_check)
-        volumes = {site: found.volumes for site, found in validation.items()}
+        dice = {site: report.dice for site, report in found.items()}
+        rated = screening.rated(dice, before, method.rating_check)
+        volumes = {site: report.volumes for site, report in found.items()}
         tolerance = penalty.tolerances(method.tolerance, volumes)
         if server_round == 1:
-            self.memory["first-spread"] = penalty.spread(previous)
+            self.memory["first-spread"] = penalty.spread(before)
         calm = self.memory.get("calm-rounds", 0)
         lambda_t = penalty.lambda_of(
             method.schedule,
@@ -106,8 +108,8 @@ class Penalty(Plain):
             penalty.spread(rated),
             self.memory.get("first-spread"),
         )
-        self.memory["calm-rounds"] = calm + (not penalty.disagree(rated, previous, tolerance))
-        weights = penalty.site_weights(share, rated, previous, lambda_t, tolerance)
+        self.memory["calm-rounds"] = calm + (not penalty.disagree(rated, before, tolerance))
+        weights = penalty.site_weights(share, rated, before, lambda_t, tolerance)
         normalise = weighting.normalises(method.normalise, method.merge)
         masses = weighting.masses(share, weights, normalise=normalise)
         notes = {site: {"unrated": True} for site in dice if site not in rated}
@@ -119,7 +121,7 @@ class Gap(Plain):
 
     def shares(self, server_round: int, share: Masses, updates: Mapping[str, Update]) -> Masses:
         """Move the shares by what the sites report of the last merge before they train on."""
-        held = _present(self.memory.get("shares", {}), share)
+        held = ratings.present(self.memory.get("shares", {}), share)
         step = ratings.gap_step(
             self.method.rating_step, max(server_round - 1, 1), self.method.rounds
         )
@@ -135,23 +137,17 @@ class Search(Plain):
 
     def shares(self, server_round: int, share: Masses, updates: Mapping[str, Update]) -> Masses:
         """Return the point at which the search stands."""
-        return _present(self.memory.get("shares", {}), share)
+        return ratings.present(self.memory.get("shares", {}), share)
 
     def others(self, share: Masses) -> list[Masses]:
         """Return a move towards every site."""
         return ratings.candidates(share, self._step(), sorted(share))[1:]
 
-    def settle(
-        self,
-        server_round: int,
-        share: Masses,
-        validation: Mapping[str, Validation],
-        previous: Mapping[str, float],
-    ) -> Settled:
+    def settle(self, server_round: int, share: Masses, found: Reports, before: Dice) -> Settled:
         """Go to the best candidate."""
         candidates = [share, *self.others(share)]
         dice: list[dict[str, float]] = [
-            {s: v.all_dice[i] for s, v in validation.items() if i < len(v.all_dice)}
+            {s: v.all_dice[i] for s, v in found.items() if i < len(v.all_dice)}
             for i in range(len(candidates))
         ]
         best, _ = ratings.choose(candidates, dice)
@@ -177,19 +173,13 @@ class Recipient(Plain):
         """Return every site's adapter alone."""
         return [{site: float(site == alone) for site in share} for alone in sorted(share)]
 
-    def settle(
-        self,
-        server_round: int,
-        share: Masses,
-        validation: Mapping[str, Validation],
-        previous: Mapping[str, float],
-    ) -> Settled:
+    def settle(self, server_round: int, share: Masses, found: Reports, before: Dice) -> Settled:
         """Return masses for each recipient beside the shares."""
         senders = sorted(share)
         dice = {
-            site: dict(zip(senders, found.all_dice[1:], strict=True))
-            for site, found in validation.items()
-            if len(found.all_dice) == len(senders) + 1
+            site: dict(zip(senders, report.all_dice[1:], strict=True))
+            for site, report in found.items()
+            if len(report.all_dice) == len(senders) + 1
         }
         temperature = SOFTEST * self.method.rating_step
         start = {site: value for site, value in self.start.items() if site in dice}
@@ -204,10 +194,3 @@ RULES = {"none": Plain, "penalty": Penalty, "gap": Gap, "search": Search, "recip
 def rule_of(method: MethodConfig, memory: dict[str, Any]) -> Plain:
     """Return the rule of a run's ``rating``."""
     return RULES[method.rating](method, memory)
-
-
-def _present(held: Mapping[str, float], share: Masses) -> Masses:
-    """Return held shares of the sites of this round, newcomers with theirs, summing to one."""
-    found = {site: held.get(site, value) for site, value in share.items()}
-    total = sum(found[site] for site in sorted(found))
-    return {site: value / total for site, value in found.items()} if total else dict(share)

@@ -10,7 +10,6 @@ from argparse import ArgumentParser
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import torch
 from torch import nn
@@ -21,6 +20,7 @@ from client_app.settings import SiteSettings
 from client_app.site import Site
 from client_app.training import Trainer
 from common import lora
+from common.adapter import site_file
 from common.config import RunConfig
 from common.errors import UserError
 from common.files import finite, write_text
@@ -64,34 +64,28 @@ class Source:
 def sources(run_dir: Path, sites: list[str], config: RunConfig) -> list[Source]:
     """Return the models that a run left: the merged one, and those of its sites."""
     base, folder = config.path(config.base_model), RunDir(run_dir)
-    weights = run_dir / "weights.safetensors"
     found = []
-    if weights.is_file():
-        found.append(Source(MERGED, "", weights))
+    if folder.weights.is_file():
+        found.append(Source(MERGED, "", folder.weights))
     elif folder.adapter.is_file():
         found.append(Source(MERGED, "", base, folder.adapter))
     for site in sites:
-        path = run_dir / "personal" / file_name(site)
+        path = folder.personal / site_file(site)
         if path.is_file():
             found.append(Source(PERSONAL, site, base, path))
     if not found:
         raise UserError(
             f"{run_dir}: found no model of the run, expected {folder.adapter.name}, "
-            f"{weights.name} or personal/"
+            f"{folder.weights.name} or {folder.personal.name}/"
         )
     rounds = sorted(folder.updates.glob("round-*"))
     whole = config.method.sends == "all" and config.method.trains == "adapter"
     if rounds and whole and not config.method.folds:  # else it is no adapter of the base alone
         for site in sites:
-            path = rounds[-1] / file_name(site)
+            path = rounds[-1] / site_file(site)
             if path.is_file():
                 found.append(Source(LAST_LOCAL, site, base, path))
     return found
-
-
-def file_name(site: str) -> str:
-    """Return the name of a site's file, as the run writes it."""
-    return f"{quote(site, safe='')}.safetensors"
 
 
 def own_source(found: list[Source], site: str) -> Source:

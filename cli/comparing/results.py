@@ -11,6 +11,7 @@ from scipy.stats import wilcoxon
 from cli.comparing.folder import JobFolder
 from cli.comparing.plan import BASE, Plan
 from cli.comparing.scores import COLUMNS, Finished, mean, read_finished, site_means
+from server_app.report.tables import number
 
 LEAST_FOR_TEST = 6
 """Pairs from which on the signed-rank test can reach p < 0.05."""
@@ -28,6 +29,11 @@ class Spread:
         """Return mean and deviation of the numbers among ``values``."""
         known = [value for value in values if not math.isnan(value)]
         return cls(mean(known), float(np.std(known, ddof=1)) if len(known) > 1 else math.nan)
+
+    def text(self, digits: int = 3) -> str:
+        """Return ``0.812 ± 0.010``, without the deviation of a single seed."""
+        found = number(self.mean, digits)
+        return found if math.isnan(self.sd) else f"{found} ± {number(self.sd, digits)}"
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cli.comparing.results import RowResult, Spread
-from cli.comparing.scores import mean, means
-from common.labels import STRUCTURES
-
-COLUMNS = (*STRUCTURES, "mean")
+from cli.comparing.scores import COLUMNS, mean, means
 
 
 @dataclass(frozen=True)
@@ -64,19 +61,13 @@ def site_rows(rows: Sequence[RowResult]) -> list[list[str]]:
                 [
                     row.row,
                     site,
-                    *(_spread(found.dice[column]) for column in COLUMNS),
-                    _spread(found.last_local),
+                    *(found.dice[column].text() for column in COLUMNS),
+                    found.last_local.text(),
                     _percent(found.penalised),
                     _percent(found.removed),
                 ]
             )
     return table
-
-
-def _spread(value: Spread) -> str:
-    if math.isnan(value.mean):
-        return "–"
-    return f"{value.mean:.3f}" + ("" if math.isnan(value.sd) else f" ± {value.sd:.3f}")
 
 
 def _percent(value: float) -> str:

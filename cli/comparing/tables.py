@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from cli.comparing.plan import Plan
-from cli.comparing.results import LEAST_FOR_TEST, RowResult, SignedRank, Spread, patient_test
+from cli.comparing.results import LEAST_FOR_TEST, RowResult, SignedRank, patient_test
 from cli.comparing.scores import COLUMNS
 from cli.comparing.sites import site_rows
 from common.files import write_text
 from common.labels import STRUCTURES
-from server_app.report.tables import number, size
+from server_app.report.tables import size
 
 NONE = "–"
 HEAD = (
@@ -86,19 +86,13 @@ def _cells(row: RowResult, test: SignedRank | None) -> list[str]:
     return [
         row.row,
         row.seeds,
-        *(_spread(row.in_client[column]) for column in COLUMNS),
-        _spread(row.hd95_mm, 1),
-        _spread(row.cross_client),
-        _spread(row.adapted),
+        *(row.in_client[column].text() for column in COLUMNS),
+        row.hd95_mm.text(1),
+        row.cross_client.text(),
+        row.adapted.text(),
         *(NONE if math.isnan(value) else size(value) for value in bytes_),
         _p(test),
     ]
-
-
-def _spread(value: Spread, digits: int = 3) -> str:
-    """Return ``0.812 ± 0.010``, without the deviation of a single seed."""
-    text = number(value.mean, digits)
-    return text if math.isnan(value.sd) else f"{text} ± {number(value.sd, digits)}"
 
 
 def _p(test: SignedRank | None) -> str:
