@@ -5,11 +5,10 @@ a network interface of their own.
 """
 
 import socket
-import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,7 +76,6 @@ def start_superlink(
     RuntimeError
         It ended or did not listen in time, on any ports.
     """
-    database = running.folder / f"{name}.db"
     for _ in range(TRIES):
         chosen = list(ports) or free_ports(3)
         addresses = list(zip((host, LOOPBACK, LOOPBACK), chosen, strict=True))
@@ -87,14 +85,12 @@ def start_superlink(
             for api, (at, port) in zip(apis, addresses, strict=True)
             for word in (f"--{api}-api-address", f"{at}:{port}")
         )
-        security = [*tls.options(), "--database", database.name] if tls else ["--insecure"]
-        process = running.start(name, ["flower-superlink", *security, *listens])
-        if all(_listens(process, address) for address in addresses) and (
-            tls is None or _within(process, lambda: _has_tables(database))
-        ):
+        security = [*tls.options(), "--database", f"{name}.db"] if tls else ["--insecure"]
+        process = running.start(name, ["rate-my-lora", "superlink", *security, *listens])
+        if all(_listens(process, address) for address in addresses):
             return chosen
         running.kill(name)
-    raise RuntimeError(f"flower-superlink does not listen:\n{running.log(name)}")
+    raise RuntimeError(f"the SuperLink does not listen:\n{running.log(name)}")
 
 
 def _listens(process: subprocess.Popen[bytes], address: tuple[str, int]) -> bool:
@@ -106,20 +102,6 @@ def _listens(process: subprocess.Popen[bytes], address: tuple[str, int]) -> bool
         return False
 
     return _within(process, accepts)
-
-
-def _has_tables(database: Path) -> bool:
-    """Say whether a SuperLink's database is made.
-
-    The SuperLink's own SuperExec makes it with its first request, and both fail when another
-    request does the same at that moment; the SuperExec then ends, and no run ever starts.
-    """
-    with (
-        suppress(sqlite3.Error),
-        closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as db,
-    ):
-        return bool(db.execute("SELECT version_num FROM alembic_version").fetchall())
-    return False
 
 
 def _within(process: subprocess.Popen[bytes], until: Callable[[], bool]) -> bool:

@@ -21,6 +21,7 @@ from cli.predict import predict
 from cli.progress import progress
 from cli.report import report
 from cli.shared import AdapterFile, BaseFile, ConfigFile, DataFolder, console
+from cli.superlink import superlink
 from cli.watch import watch
 from client_app import pretraining
 from client_app.phantom import write_phantom
@@ -40,6 +41,7 @@ CaseChoice = Literal["all", "train", "val", "test"]
 COMMANDS = (check, predict, export, report, compare, watch, join, audit, authority, site_key)
 for command in COMMANDS:
     app.command()(command)
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(superlink)
 
 
 @app.callback()

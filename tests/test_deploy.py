@@ -160,7 +160,7 @@ def quoted() -> list[str]:
     spans = re.findall(r"`((?:rate-my-lora|flwr|flower-\w+) [^`]+)`", text)
     lines = [line for block in blocks for line in block.splitlines()]
     commands = (re.sub(r"^sudo (-u \S+ )?", "", line.strip()) for line in (*lines, *spans))
-    ours = re.compile(r"(\S*/)?(rate-my-lora|flwr|flower-superlink)( |$)")
+    ours = re.compile(r"(\S*/)?(rate-my-lora|flwr)( |$)")
     return [command for command in commands if ours.match(command)]
 
 
@@ -188,7 +188,7 @@ def test_the_quoted_run_has_a_configuration() -> None:
 @pytest.mark.parametrize(
     "line",
     ["rate-my-lora joint site.toml", "rate-my-lora join --cheque site.toml", "flwr supernode add k",
-     "flwr stop", "flower-superlink --enable-node-auth"],
+     "flwr stop", "rate-my-lora superlink --enable-node-auth"],
 )  # fmt: skip
 def test_a_command_that_is_none_is_found(line: str) -> None:
     assert parses(shlex.split(line)) is not None
@@ -197,8 +197,8 @@ def test_a_command_that_is_none_is_found(line: str) -> None:
 def parses(words: list[str]) -> str | None:
     """Parse a command line without running it; return what is wrong."""
     program, arguments = Path(words[0]).name, words[1:]
-    if program == "flower-superlink":
-        return parses_as(_parse_args_run_superlink(), arguments)
+    if (program, *arguments[:1]) == ("rate-my-lora", "superlink"):
+        return parses_as(_parse_args_run_superlink(), arguments[1:])
     command = typer.main.get_command({"rate-my-lora": app, "flwr": flwr}[program])
     while isinstance(command, click.Group):
         name = arguments.pop(0) if arguments else ""
