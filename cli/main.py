@@ -24,7 +24,7 @@ from cli.shared import AdapterFile, BaseFile, ConfigFile, DataFolder, console
 from cli.superlink import superlink
 from cli.watch import watch
 from client_app import pretraining
-from client_app.phantom import write_phantom
+from client_app.phantom import VENDORS, write_phantom
 from common.errors import UserError
 from common.files import finite, write_text
 from common.labels import STRUCTURES
@@ -73,12 +73,16 @@ def phantom(
     pathology_at: Annotated[
         str, typer.Option(help="Vendor whose patients, and no others, have a dilated RV.")
     ] = "",
+    patients: Annotated[
+        int | None, typer.Option(min=1, help="Of every vendor; otherwise 8 of GE and 16 of two.")
+    ] = None,
 ) -> None:
     """Write synthetic hearts as NIfTI in the ACDC and the M&Ms-2 layout."""
     with progress(console) as report:
         write_phantom(
             out,
             seed=seed,
+            patients=None if patients is None else dict.fromkeys(VENDORS, patients),
             heterogeneity=heterogeneity,
             pathology_at=pathology_at,
             progress=lambda done, total: report("making patients", done, total, 0.0),

@@ -46,7 +46,8 @@ def _site_result(row: RowResult, site: str) -> SiteResult:
         rounds = [line["sites"].get(site, {}) for line in entries]
         weights = [entry["weight"] for entry in rounds if "weight" in entry]
         damped = [entry for entry in rounds if entry.get("weight", 1.0) < 1.0]
-        rates.append(len(damped) / len(weights) if weights else math.nan)
+        rated = weights and finished.job.config.method.rating != "none"
+        rates.append(len(damped) / len(weights) if rated else math.nan)
         removed += [entry["removed"] for entry in damped if "removed" in entry]
     dice = {column: Spread.of([found[column] for found in own]) for column in COLUMNS}
     return SiteResult(dice, Spread.of(last), mean(rates), mean(removed))

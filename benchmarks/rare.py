@@ -1,0 +1,116 @@
+"""What a comparison's runs do at the RV's apex and to small hearts, on the sites' test patients.
+
+The apex is the third of the slices with RV in the truth, but one at least, at that end of the
+stack where the LV is smaller. Small hearts are the third of a run's test patients with the least
+LV, MYO and RV together at end-diastole. Mean Dice, every case once, mean ± deviation over seeds.
+
+    python -m benchmarks.rare runs/choices --rows "λ = 0" rate-my-lora "λ = 0.4"
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.report import parser, publish
+from cli.comparing.evaluation import MERGED, Evaluation, sources
+from cli.comparing.folder import file_name
+from cli.comparing.results import Spread
+from client_app.evaluation import predict_labels
+from common.config import RunConfig
+from common.labels import BACKGROUND, LV, MYO, RV
+from server_app.run_dir import RunDir
+from server_app.settings import read_toml
+
+HEAD = ("RV", "RV at the apex", "small hearts", "other hearts")
+
+
+@dataclass(frozen=True)
+class CaseScore:
+    """A case of a run: whose heart it is, its size in ml, and three values of Dice."""
+
+    patient: str
+    frame: str
+    ml: float
+    mean: float
+    rv: float
+    apex: float
+
+
+def dice(prediction: Tensor, truth: Tensor, label: int) -> float:
+    """Return Dice of one structure over all slices given; NaN where neither has it."""
+    found, true = prediction == label, truth == label
+    both = int(found.sum() + true.sum())
+    return 2 * int((found & true).sum()) / both if both else float("nan")
+
+
+def apical(truth: Tensor) -> Tensor:
+    """Return the indices of the apical third of the RV's slices, of labels (z, h, w)."""
+    slices = torch.nonzero((truth == RV).flatten(1).any(1)).flatten()
+    areas = (truth == LV).flatten(1).sum(1)
+    if len(slices) and areas[slices[0]] > areas[slices[-1]]:
+        slices = slices.flip(0)
+    return slices[: max(1, len(slices) // 3)]
+
+
+def score_run(run_dir: Path, sites: int) -> Iterator[CaseScore]:
+    """Score the merged model of a run on every site's test cases."""
+    path = RunDir(run_dir).config
+    config = RunConfig.from_flat(read_toml(path), str(path))
+    torch.set_num_threads(config.train.threads or torch.get_num_threads())
+    work = Evaluation(config, sites)
+    (source,) = (s for s in sources(run_dir, [], config) if s.model == MERGED)
+    model = source.load(config).to(work.device).eval()
+    for site in work.sites:
+        for case, volume in zip(site.cases["test"], site.volumes["test"], strict=True):
+            truth = volume["native_label"]
+            found = predict_labels(model, volume["image"], truth.shape[1:], work.device)
+            end = apical(truth)
+            yield CaseScore(
+                f"{site.name}/{case.patient}",
+                case.frame,
+                float((truth != BACKGROUND).sum() * volume["native_spacing_mm"].prod()) / 1e3,
+                float(np.nanmean([dice(found, truth, label) for label in (LV, MYO, RV)])),
+                dice(found, truth, RV),
+                dice(found[end], truth[end], RV),
+            )
+
+
+def summary(scores: Sequence[CaseScore]) -> tuple[float, ...]:
+    """Return the means over a run's cases, in the order of ``HEAD``."""
+    sizes = {score.patient: score.ml for score in scores if score.frame == "ED"}
+    small = set(sorted(sizes, key=lambda patient: sizes[patient])[: max(1, len(sizes) // 3)])
+    columns = (
+        [score.rv for score in scores],
+        [score.apex for score in scores],
+        [score.mean for score in scores if score.patient in small],
+        [score.mean for score in scores if score.patient not in small],
+    )
+    return tuple(float(np.nanmean(values)) for values in columns)
+
+
+def main() -> None:
+    """Score and report."""
+    options = parser(__doc__)
+    options.add_argument("out", type=Path, help="folder of rate-my-lora compare")
+    options.add_argument("--rows", nargs="+", required=True, help="of the comparison")
+    options.add_argument("--setting", default="", help="where it has several")
+    options.add_argument("--sites", type=int, default=3)
+    args = options.parse_args()
+    table, found = [], defaultdict(list)
+    for row in args.rows:
+        names = [file_name(name) for name in (args.setting, row) if name]
+        for ended in sorted(args.out.joinpath("runs", *names).glob("seed-*/evaluation.json")):
+            found[row].append(summary(list(score_run(ended.parent, args.sites))))
+            print(f"{row}, {ended.parent.name}: done", flush=True)
+        spreads = [Spread.of(values).text(4) for values in zip(*found[row], strict=True)]
+        table.append([row, str(len(found[row])), *spreads])
+    publish(args.out.name, ("method", "seeds", *HEAD), table, dict(found), args.json)
+
+
+if __name__ == "__main__":
+    main()
