@@ -9,6 +9,7 @@ import tomli_w
 from cli.comparing.plan import BASE, Job
 from common.errors import UserError
 from common.files import write_text
+from common.model import file_sha256
 from common.options import Value
 from server_app.run_dir import RunDir
 from server_app.settings import read_toml
@@ -16,11 +17,11 @@ from server_app.status import FINISHED, Status, read_status
 
 MAY_DIFFER = frozenset(
     (
-        *("run-dir", "resume", "cache-dir", "device", "threads"),
+        *("run-dir", "resume", "cache-dir", "device", "threads", "profile", "preset"),
         *("wait-s", "round-timeout-s", "tensorboard", "keep-updates"),
     )
 )
-"""Keys that may be otherwise when a run goes on: they change no result."""
+"""Keys that may be otherwise when a run goes on: they change no result, or only through others."""
 
 
 @dataclass(frozen=True)
@@ -112,20 +113,23 @@ class JobFolder:
         return f"stopped in round {status.round} of {status.rounds}" if status else "not begun"
 
     def check_keys(self) -> None:
-        """Check that what is here was made with the keys of now.
+        """Check that what is here was made with the keys of now, a profile's and base's included.
 
         Raises
         ------
         UserError
             A key that changes results is another one.
         """
-        if not self.keys.is_file():
+        if not self.run.config.is_file():
             return
-        before, now = read_toml(self.keys), self.job.keys
-        for key in sorted((set(before) | set(now)) - MAY_DIFFER):
-            if before.get(key) != now.get(key):
+        before, now = read_toml(self.run.config), self.job.config.to_flat()
+        base = self.job.config.path(self.job.config.base_model)
+        if before.get("base-sha256") and base.is_file():
+            now["base-sha256"] = file_sha256(base)
+        for key in sorted(set(before) & set(now) - MAY_DIFFER):
+            if before[key] != now[key]:
                 raise UserError(
-                    f"{self.path}: made with {key} = {before.get(key)!r}, found {now.get(key)!r} "
+                    f"{self.path}: made with {key} = {before[key]!r}, found {now[key]!r} "
                     "now; take another --out, or remove that folder"
                 )
 

@@ -20,6 +20,7 @@ from cli.comparing.report import write_report
 from cli.comparing.results import RowResult, collect, patient_test
 from cli.comparing.sites import site_results, site_rows
 from common.errors import UserError
+from common.model import file_sha256
 
 SITES = ("A", "B")
 KEYS = 'features = "4,4,8,8,8,4"\nrank = 2\nrounds = 2\n'
@@ -253,7 +254,7 @@ def test_a_run_goes_on_where_it_has_a_checkpoint(plan: Plan, tmp_path: Path) -> 
 def test_a_run_made_with_other_keys_is_not_mixed_in(
     plan: Plan, tmp_path: Path, key: str, changes: bool
 ) -> None:
-    folders_of(plan, tmp_path)["ours", 0].prepare()
+    begin(folders_of(plan, tmp_path)["ours", 0])
     plan.path.write_text(TEXT.replace("[rows.ours]", f"[rows.ours]\n{key}"))
     now = folders_of(read_plan(plan.path), tmp_path)["ours", 0]
     if not changes:
@@ -261,6 +262,29 @@ def test_a_run_made_with_other_keys_is_not_mixed_in(
         return
     with pytest.raises(UserError, match=r"ours/seed-0: made with rank = 2, found 3 now"):
         now.check_keys()
+
+
+def begin(folder: JobFolder, **changed: str | int) -> None:
+    """Leave what a run writes when it starts."""
+    folder.prepare()
+    flat = folder.job.config.to_flat() | {k.replace("_", "-"): v for k, v in changed.items()}
+    folder.run.config.write_text(tomli_w.dumps(flat))
+
+
+def test_a_run_from_another_base_or_profile_is_not_mixed_in(tmp_path: Path) -> None:
+    base = tmp_path / "base.safetensors"
+    base.write_bytes(b"one")
+    path = tmp_path / "plan.toml"
+    path.write_text(TEXT.replace("[keys]", f'[keys]\nprofile = "small"\nbase-model = "{base}"'))
+    folder = folders_of(read_plan(path), tmp_path)["ours", 0]
+    begin(folder, base_sha256=file_sha256(base))
+    folder.check_keys()
+    base.write_bytes(b"two")
+    with pytest.raises(UserError, match="made with base-sha256"):
+        folder.check_keys()
+    begin(folder, image_size=96)  # as if the profile had been another one then
+    with pytest.raises(UserError, match="made with image-size = 96, found 64 now"):
+        folder.check_keys()
 
 
 def test_names_make_folders_of_their_own(plan: Plan, tmp_path: Path) -> None:
