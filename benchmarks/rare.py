@@ -17,14 +17,11 @@ import torch
 from torch import Tensor
 
 from benchmarks.report import parser, publish
-from cli.comparing.evaluation import MERGED, Evaluation, sources
+from cli.comparing.evaluation import Evaluation, sources
 from cli.comparing.folder import file_name
 from cli.comparing.results import Spread
-from client_app.evaluation import predict_labels
-from common.config import RunConfig
-from common.labels import BACKGROUND, LV, MYO, RV
-from server_app.run_dir import RunDir
-from server_app.settings import read_toml
+from client_app.evaluation import dice, predict_labels
+from common.labels import BACKGROUND, LV, RV
 
 HEAD = ("RV", "RV at the apex", "small hearts", "other hearts")
 
@@ -41,13 +38,6 @@ class CaseScore:
     apex: float
 
 
-def dice(prediction: Tensor, truth: Tensor, label: int) -> float:
-    """Return Dice of one structure over all slices given; NaN where neither has it."""
-    found, true = prediction == label, truth == label
-    both = int(found.sum() + true.sum())
-    return 2 * int((found & true).sum()) / both if both else float("nan")
-
-
 def apical(truth: Tensor) -> Tensor:
     """Return the indices of the apical third of the RV's slices, of labels (z, h, w)."""
     slices = torch.nonzero((truth == RV).flatten(1).any(1)).flatten()
@@ -59,24 +49,21 @@ def apical(truth: Tensor) -> Tensor:
 
 def score_run(run_dir: Path, sites: int) -> Iterator[CaseScore]:
     """Score the merged model of a run on every site's test cases."""
-    path = RunDir(run_dir).config
-    config = RunConfig.from_flat(read_toml(path), str(path))
-    torch.set_num_threads(config.train.threads or torch.get_num_threads())
-    work = Evaluation(config, sites)
-    (source,) = (s for s in sources(run_dir, [], config) if s.model == MERGED)
-    model = source.load(config).to(work.device).eval()
+    work = Evaluation.of(run_dir, sites)
+    (source,) = sources(run_dir, [], work.config)  # without sites it is the merged one alone
+    model = source.load(work.config).to(work.device).eval()
     for site in work.sites:
         for case, volume in zip(site.cases["test"], site.volumes["test"], strict=True):
             truth = volume["native_label"]
             found = predict_labels(model, volume["image"], truth.shape[1:], work.device)
-            end = apical(truth)
+            end, whole = apical(truth), dice(found, truth)
             yield CaseScore(
                 f"{site.name}/{case.patient}",
                 case.frame,
                 float((truth != BACKGROUND).sum() * volume["native_spacing_mm"].prod()) / 1e3,
-                float(np.nanmean([dice(found, truth, label) for label in (LV, MYO, RV)])),
-                dice(found, truth, RV),
-                dice(found[end], truth[end], RV),
+                float(np.nanmean(whole)),
+                float(whole[RV - 1]),
+                float(dice(found[end], truth[end])[RV - 1]),
             )
 
 
@@ -107,6 +94,8 @@ def main() -> None:
         for ended in sorted(args.out.joinpath("runs", *names).glob("seed-*/evaluation.json")):
             found[row].append(summary(list(score_run(ended.parent, args.sites))))
             print(f"{row}, {ended.parent.name}: done", flush=True)
+        if not found[row]:
+            options.error(f"{args.out}: no run of {row!r} is evaluated")
         spreads = [Spread.of(values).text(4) for values in zip(*found[row], strict=True)]
         table.append([row, str(len(found[row])), *spreads])
     publish(args.out.name, ("method", "seeds", *HEAD), table, dict(found), args.json)

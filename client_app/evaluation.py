@@ -96,14 +96,14 @@ def evaluate(
         Whether to measure the 95th percentile of the Hausdorff distance as well (slower).
     """
     model.to(device).eval()
-    dice, distances = [], []
+    found, distances = [], []
     for volume in volumes:
         truth = volume["native_label"]
         prediction = predict_labels(model, volume["image"], truth.shape[1:], device)
-        dice.append(_dice(prediction, truth))
+        found.append(dice(prediction, truth))
         if hd95:
             distances.append(_hd95_mm(prediction, truth, volume["native_spacing_mm"]))
-    return Scores(np.stack(dice), np.stack(distances) if hd95 else np.empty((0, 3)))
+    return Scores(np.stack(found), np.stack(distances) if hd95 else np.empty((0, 3)))
 
 
 def _one_hot(label: Tensor) -> Tensor:
@@ -111,9 +111,10 @@ def _one_hot(label: Tensor) -> Tensor:
     return F.one_hot(label.long(), NUM_CLASSES).permute(3, 0, 1, 2)[None]
 
 
-def _dice(prediction: Tensor, truth: Tensor) -> np.ndarray:
-    dice: Tensor = compute_dice(_one_hot(prediction), _one_hot(truth), include_background=False)
-    return dice[0].numpy()
+def dice(prediction: Tensor, truth: Tensor) -> np.ndarray:
+    """Return Dice of LV, MYO and RV of labels (z, h, w); NaN where the truth has none."""
+    found: Tensor = compute_dice(_one_hot(prediction), _one_hot(truth), include_background=False)
+    return found[0].numpy()
 
 
 def _hd95_mm(prediction: Tensor, truth: Tensor, spacing_mm: Tensor) -> np.ndarray:

@@ -2,9 +2,11 @@
 
 import math
 
+import numpy as np
 import torch
 
-from benchmarks.rare import CaseScore, apical, dice, summary
+from benchmarks.rare import CaseScore, apical, summary
+from client_app.evaluation import dice
 from common.labels import LV, RV
 
 
@@ -24,9 +26,9 @@ def test_the_apex_is_where_the_lv_is_smaller_whichever_way_the_stack_goes() -> N
 
 def test_dice_of_some_slices() -> None:
     truth = heart(2, 2)
-    assert dice(truth, truth, LV) == 1.0
-    assert dice(heart(1, 2), truth, LV) == 6 / 7
-    assert math.isnan(dice(torch.zeros(1), torch.zeros(1), RV))
+    assert dice(truth, truth)[LV - 1] == 1.0
+    assert dice(heart(1, 2), truth)[LV - 1] == np.float32(6 / 7)
+    assert math.isnan(dice(torch.zeros(1, 1, 1), torch.zeros(1, 1, 1))[RV - 1])
 
 
 def test_small_hearts_are_the_third_with_the_least_volume_at_end_diastole() -> None:

@@ -134,6 +134,15 @@ class Evaluation:
         ]
         self.lines: list[dict[str, Any]] = []
 
+    @classmethod
+    def of(cls, run_dir: Path, sites: int) -> "Evaluation":
+        """Return that of a run, with the run's own number of threads."""
+        path = RunDir(run_dir).config
+        config = RunConfig.from_flat(read_toml(path), str(path))
+        if config.train.threads:
+            torch.set_num_threads(config.train.threads)
+        return cls(config, sites)
+
     def run(self, found: list[Source], adapt_epochs: int) -> None:
         """Score the models, and what each site makes of its own by adapting it."""
         for source in found:
@@ -175,14 +184,10 @@ def evaluate_run(run_dir: Path, sites: int, adapt_epochs: int, *, base: bool) ->
         A file or the data cannot be used.
     """
     started = time.monotonic()
-    path = RunDir(run_dir).config
-    config = RunConfig.from_flat(read_toml(path), str(path))
-    if config.train.threads:
-        torch.set_num_threads(config.train.threads)
-    work = Evaluation(config, sites)
+    work = Evaluation.of(run_dir, sites)
     names = [site.name for site in work.sites]
-    own_base = Source(BASE, "", config.path(config.base_model))
-    found = [own_base] if base else sources(run_dir, names, config)
+    own_base = Source(BASE, "", work.config.path(work.config.base_model))
+    found = [own_base] if base else sources(run_dir, names, work.config)
     work.run(found, adapt_epochs)
     lines = (json.dumps(finite(line), ensure_ascii=False) + "\n" for line in work.lines)
     write_text(run_dir / "scores.jsonl", "".join(lines))
