@@ -9,7 +9,7 @@ from monai.data import DataLoader, Dataset
 from monai.losses import DiceCELoss
 from torch import Tensor, nn
 
-from client_app.augmentation import training_transform
+from client_app.augmentation import plain_tensors, training_transform
 from client_app.preprocessing import Volume
 from common.config import TrainConfig
 from common.seeding import derive_seed
@@ -90,11 +90,12 @@ class Trainer:
         )
         self.model.train()
         total = 0.0
-        for step, batch in enumerate(loader, start=1):
-            loss = self._step(_plain(batch["image"]), _plain(batch["label"]))
-            total += loss
-            if progress is not None:
-                progress(step, len(loader), loss)
+        with plain_tensors():
+            for step, batch in enumerate(loader, start=1):
+                loss = self._step(batch["image"], batch["label"])
+                total += loss
+                if progress is not None:
+                    progress(step, len(loader), loss)
         return total / len(loader)
 
     def _step(self, image: Tensor, label: Tensor) -> float:
@@ -131,8 +132,3 @@ class Trainer:
 
 def _cosine(step: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(step / steps, 1))) if steps else 1.0
-
-
-def _plain(tensor: Tensor) -> Tensor:
-    """Drop MONAI's metadata, which slows every operation down."""
-    return tensor.as_tensor() if hasattr(tensor, "as_tensor") else tensor

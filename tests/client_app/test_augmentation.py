@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from monai.data import MetaTensor, get_track_meta
 from torch import Tensor
 
-from client_app.augmentation import training_transform
+from client_app.augmentation import plain_tensors, training_transform
 from tests.client_app.samples import heart_volume
 
 Slice = dict[str, Tensor]
@@ -107,3 +108,14 @@ def test_hearts_are_shifted_along_both_axes() -> None:
     reach = np.abs(moves).max(axis=0)
     assert (reach > 4.5).all()
     assert (reach < 7).all()  # a tenth of the slice
+
+
+def test_without_metadata_slices_are_the_same_and_plain() -> None:
+    tracked = draw(seed=3, count=20)
+    with plain_tensors():
+        plain = draw(seed=3, count=20)
+    assert get_track_meta()
+    for one, other in zip(tracked, plain, strict=True):
+        for key in ("image", "label"):
+            assert not isinstance(other[key], MetaTensor)
+            assert torch.equal(torch.as_tensor(one[key]), other[key])
