@@ -9,6 +9,7 @@ evaluation  a run's models on every site's test patients
 scores      the scores of all runs as one list
 results     the numbers of the table
 tables      the table as Markdown and csv
-plots       the pictures
+plots       the pictures of a setting
+across      the picture of all settings
 report      writes tables and pictures
 """

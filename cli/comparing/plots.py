@@ -97,9 +97,9 @@ def dice_by_bytes(rows: Sequence[RowResult], looks: Looks) -> Figure:
         mark = MARKS[looks.turn(row.row) % len(MARKS)]
         if row.in_all > 0:
             mib = row.in_all / 2**20
-            axes.plot([mib], [dice], mark, ms=8, color=color, label=_name(row.row))
+            axes.plot([mib], [dice], mark, ms=8, color=color, label=short_name(row.row))
         else:
-            text = f"{_name(row.row)} (sends nothing)"
+            text = f"{short_name(row.row)} (sends nothing)"
             axes.axhline(dice, color=color, ls="--", lw=1.2, label=text)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:g}")
@@ -118,7 +118,7 @@ def validation(rows: Sequence[RowResult], looks: Looks) -> Figure:
         dashes = DASHES[looks.turn(row.row) % len(DASHES)]
         axes.plot(
             [t for t, _ in points], [value for _, value in points],
-            color=looks.color(row.row), ls=dashes, marker="o", ms=3, label=_name(row.row),
+            color=looks.color(row.row), ls=dashes, marker="o", ms=3, label=short_name(row.row),
         )  # fmt: skip
     whole_rounds(axes)
     axes.set(title="Validation Dice, mean of the sites", ylabel="Dice")
@@ -161,7 +161,7 @@ def matrices(rows: Sequence[RowResult], _: Looks) -> Figure:
         axes.set_axis_off()
     for axes, (row, names, columns, values) in zip(panels.flat, tables, strict=False):
         _heat(axes, np.array(values), low, max(top, low + 1e-3))
-        axes.set_title(_name(row.row))
+        axes.set_title(short_name(row.row))
         axes.set_xticks(range(len(columns)), [label(name) for name in columns])
         axes.set_yticks(range(len(names)), [label(name) for name in names])
     figure.supxlabel("patients of")
@@ -207,10 +207,11 @@ def _rows_figure(rows: Sequence[RowResult]) -> tuple[Figure, Axes]:
     """Return a figure with a line for every row, the first one on top."""
     figure = Figure(figsize=(8, 1.3 + 0.38 * len(rows)), layout="constrained")
     axes = figure.subplots()
-    axes.set_yticks(range(len(rows)), [_name(row.row) for row in rows])
+    axes.set_yticks(range(len(rows)), [short_name(row.row) for row in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     return figure, axes
 
 
-def _name(name: str) -> str:
+def short_name(name: str) -> str:
+    """Return a name that fits into a picture."""
     return name if len(name) <= NAME_LENGTH else name[: NAME_LENGTH - 1] + "…"

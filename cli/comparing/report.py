@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
 from cli.comparing import plots
+from cli.comparing.across import across_settings
 from cli.comparing.folder import JobFolder, file_name
 from cli.comparing.plan import Plan, place
 from cli.comparing.results import RowResult, collect
@@ -26,7 +28,11 @@ def write_report(plan: Plan, folders: Sequence[JobFolder], out: Path, console: C
     """
     rows = collect(plan, folders)
     pictures = {s: _draw([r for r in rows if r.setting == s], s, out) for s in plan.settings}
-    write_text(out / "results.md", markdown(plan, rows, pictures))
+    overview = []
+    if len(plan.settings) > 1 and any(row.finished for row in rows):
+        figure = across_settings(rows, list(plan.settings))
+        overview = [_save(figure, out / "plots" / "across-settings.png", out)]
+    write_text(out / "results.md", markdown(plan, rows, pictures, overview))
     save_csv(plan, rows, out)
     console.print(_table(rows))
     missing = [
@@ -45,10 +51,14 @@ def _draw(rows: Sequence[RowResult], setting: str, out: Path) -> list[str]:
     links = []
     before = f"{file_name(setting)}-" if setting else ""
     for name, figure in plots.draw_all(rows).items():
-        path = out / "plots" / f"{before}{name}.png"
-        plots.save(figure, path)
-        links.append(quote(str(path.relative_to(out))))
+        links.append(_save(figure, out / "plots" / f"{before}{name}.png", out))
     return links
+
+
+def _save(figure: Figure, path: Path, out: Path) -> str:
+    """Write a picture and return its link in the page."""
+    plots.save(figure, path)
+    return quote(str(path.relative_to(out)))
 
 
 def _table(rows: Sequence[RowResult]) -> Table:

@@ -43,7 +43,12 @@ def tests_against(plan: Plan, rows: Sequence[RowResult]) -> dict[tuple[str, str]
     }
 
 
-def markdown(plan: Plan, rows: Sequence[RowResult], plots: Mapping[str, Sequence[str]]) -> str:
+def markdown(
+    plan: Plan,
+    rows: Sequence[RowResult],
+    plots: Mapping[str, Sequence[str]],
+    overview: Sequence[str] = (),
+) -> str:
     """Return the whole of ``results.md``.
 
     Parameters
@@ -52,9 +57,11 @@ def markdown(plan: Plan, rows: Sequence[RowResult], plots: Mapping[str, Sequence
         The comparison and its results.
     plots
         By setting, the files of its pictures as seen from the page.
+    overview
+        Those of all settings together.
     """
     tests = tests_against(plan, rows)
-    parts = [f"# {_cell(plan.path.stem)}\n"]
+    parts = [f"# {_cell(plan.path.stem)}\n", *_pictures(overview)]
     for setting in plan.settings:
         if setting:
             parts.append(f"## {_cell(setting)}\n")
@@ -64,10 +71,14 @@ def markdown(plan: Plan, rows: Sequence[RowResult], plots: Mapping[str, Sequence
             parts.append("Missing:\n\n" + "".join(f"- {_cell(line)}\n" for line in gone))
         parts.append("Site by site:\n")
         parts.append(_listed(site_rows(own)))
-        parts += [f"![{Path(path).stem}]({path})\n" for path in plots.get(setting, ())]
+        parts += _pictures(plots.get(setting, ()))
     epochs, reference = plan.adapt_epochs, _cell(plan.reference)
     parts.append(NOTES.format(epochs=epochs, reference=reference, least=LEAST_FOR_TEST))
     return "\n".join(parts)
+
+
+def _pictures(paths: Sequence[str]) -> list[str]:
+    return [f"![{Path(path).stem}]({path})\n" for path in paths]
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:

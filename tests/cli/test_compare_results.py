@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import tomli_w
+from matplotlib.container import ErrorbarContainer
 from PIL import Image
 from rich.console import Console
 from scipy.stats import wilcoxon
 
+from cli.comparing.across import across_settings
 from cli.comparing.folder import JobFolder
 from cli.comparing.plan import BASE, Plan, read_plan
 from cli.comparing.report import write_report
@@ -212,6 +214,31 @@ def test_the_pictures_are_there_and_linked(written: Path) -> None:
         assert f"(plots/{path.name})" in text
         with Image.open(path) as image:
             assert len(np.unique(np.asarray(image.convert("L")))) > 20
+
+
+def test_settings_are_drawn_side_by_side_as_far_as_they_have_runs(tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text(TEXT + '[settings.few]\n[settings."many | more"]\nrank = 3\n')
+    plan = read_plan(path)
+    folders = {(job.setting, job.row, job.seed): JobFolder.of(job, tmp_path) for job in plan.jobs()}
+    for setting, dice in (("few", 0.6), ("many | more", 0.7)):
+        for seed in (0, 1):
+            fabricate(folders[setting, "ours", seed], merged({"A": dice + seed / 10, "B": 0.5}))
+    own = (line("personal", "A", site, f"{site}0", 0.8 if site == "A" else 0.4) for site in SITES)
+    fabricate(folders["few", "other", 0], list(own))
+    rows = collect(plan, list(folders.values()))
+    axes = across_settings(rows, list(plan.settings)).axes
+    home, elsewhere = (
+        {bars.get_label(): bars.lines[0].get_ydata() for bars in drawn}
+        for drawn in ([c for c in a.containers if isinstance(c, ErrorbarContainer)] for a in axes)
+    )
+    assert home["ours"] == pytest.approx([0.578, 0.628])
+    assert home["other"] == pytest.approx([0.8])
+    assert elsewhere["other"] == pytest.approx([0.4])
+    assert np.size(home[BASE]) == 0
+    write_report(plan, list(folders.values()), tmp_path, Console(quiet=True))
+    assert "(plots/across-settings.png)" in (tmp_path / "results.md").read_text()
+    assert (tmp_path / "plots" / "across-settings.png").is_file()
 
 
 def test_a_damaged_file_of_scores_is_named(plan: Plan, tmp_path: Path) -> None:
