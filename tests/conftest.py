@@ -39,6 +39,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
 # Ray's own, 15, leaves simulations nothing beside another worker's processes
 os.environ.setdefault("RAY_worker_niceness", "0")
+# MONAI imports transformers where it is installed, and PEFT, the oracle of some tests, brings it:
+# 3 s for every process that the tests start, none of which uses it
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(TESTS / "shadow"), *filter(None, [os.environ.get("PYTHONPATH")])]
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
