@@ -1,6 +1,7 @@
 """The picture of a comparison with several settings: how Dice moves from one to the next."""
 
 from collections.abc import Callable, Mapping, Sequence
+from textwrap import fill
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -39,7 +40,7 @@ def across_settings(rows: Sequence[RowResult], settings: Sequence[str]) -> Figur
         home.set(title="On a site's own patients", ylabel="Dice")
         elsewhere.set(title="On the other sites' patients")
         for axes in (home, elsewhere):
-            axes.set_xticks(range(len(settings)), [short_name(name) for name in settings])
+            axes.set_xticks(range(len(settings)), [fill(short_name(s), 12) for s in settings])
         figure.legend(*home.get_legend_handles_labels(), loc="outside right upper")
     return figure
 

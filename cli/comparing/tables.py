@@ -23,14 +23,18 @@ NOTES = """\
 Dice on test patients, mean ± standard deviation over seeds. LV, MYO, RV and mean are in-client:
 every site's own model (its personal one if it has one, else the merged one) on its own patients;
 HD95 is of the same pairs. Cross-client is the same models on the other sites' patients; with one
-merged model it equals in-client. Adapted is the own model after {epochs} local epoch(s) of a fresh
-adapter, on the site's own patients. Every site counts once. Bytes are payload of all sites
+merged model it equals in-client. {adapted} Every site counts once. Bytes are payload of all sites
 together; the base model and what it costs to spread it are not in them, nor are images where data
 are pooled. p is of the two-sided Wilcoxon signed-rank test against {reference}, a pair a patient
 (mean over frames, structures and seeds), for n of at least {least}; it is not corrected for the
 number of rows. Site by site: last local is what the site sent last, before any merge; rounds
 penalised are those in which its weight was below 1, and what was taken of its share in these.
 """
+ADAPTED = (
+    "Adapted is the own model after {} local epoch(s) of a fresh adapter, on the site's own\n"
+    "patients."
+)
+NOT_ADAPTED = "Nothing was adapted."
 
 
 def tests_against(plan: Plan, rows: Sequence[RowResult]) -> dict[tuple[str, str], SignedRank]:
@@ -72,8 +76,9 @@ def markdown(
         parts.append("Site by site:\n")
         parts.append(_listed(site_rows(own)))
         parts += _pictures(plots.get(setting, ()))
-    epochs, reference = plan.adapt_epochs, _cell(plan.reference)
-    parts.append(NOTES.format(epochs=epochs, reference=reference, least=LEAST_FOR_TEST))
+    adapted = ADAPTED.format(plan.adapt_epochs) if plan.adapt_epochs else NOT_ADAPTED
+    reference = _cell(plan.reference)
+    parts.append(NOTES.format(adapted=adapted, reference=reference, least=LEAST_FOR_TEST))
     return "\n".join(parts)
 
 
