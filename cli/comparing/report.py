@@ -48,11 +48,11 @@ def write_report(plan: Plan, folders: Sequence[JobFolder], out: Path, console: C
 
 def _draw(rows: Sequence[RowResult], setting: str, out: Path) -> list[str]:
     """Draw a setting's pictures and return their links in the page."""
-    links = []
     before = f"{file_name(setting)}-" if setting else ""
-    for name, figure in plots.draw_all(rows).items():
-        links.append(_save(figure, out / "plots" / f"{before}{name}.png", out))
-    return links
+    return [
+        _save(figure, out / "plots" / f"{before}{name}.png", out)
+        for name, figure in plots.draw_all(rows).items()
+    ]
 
 
 def _save(figure: Figure, path: Path, out: Path) -> str:
