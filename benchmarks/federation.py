@@ -20,7 +20,7 @@ from flwr.proto.control_pb2_grpc import ControlStub
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
 from benchmarks.processes import Processes, free_ports
-from cli.certificates import authority, site_key
+from common.certificates import make_authority, make_site_key
 
 START_S = 90.0
 TRIES = 3
@@ -38,7 +38,7 @@ class Tls:
     @classmethod
     def create(cls, folder: Path, *hosts: str, days: int = 30) -> "Tls":
         """Make both; a certificate of 0 days has expired already."""
-        authority(folder, list(hosts or (LOOPBACK,)), days)
+        make_authority(folder, list(hosts or (LOOPBACK,)), days)
         return cls(folder)
 
     @property
@@ -125,7 +125,7 @@ def control_api(port: int, tls: Tls) -> Iterator[ControlStub]:
 def new_key(folder: Path, site: str) -> Path:
     """Make a site's key."""
     path = folder / f"{site}.key"
-    site_key(path)
+    make_site_key(path)
     return path
 
 

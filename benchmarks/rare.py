@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from benchmarks.report import parser, publish
-from cli.comparing.evaluation import Evaluation, sources
-from cli.comparing.folder import file_name
-from cli.comparing.results import Spread
-from client_app.evaluation import dice, predict_labels
+from cardiac.evaluation import dice, predict_labels
 from common.labels import BACKGROUND, LV, RV
+from results.compare.evaluation import Evaluation, sources
+from results.compare.folder import file_name
+from results.compare.results import Spread
 
 HEAD = ("RV", "RV at the apex", "small hearts", "other hearts")
 

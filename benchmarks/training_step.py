@@ -23,7 +23,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
 from benchmarks.report import PAPER, parser, publish
-from client_app.training import Trainer
+from cardiac.training import Trainer
 from common import lora
 from common.config import ModelConfig, TrainConfig
 from common.labels import NUM_CLASSES

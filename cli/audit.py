@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from cli.shared import console
 from client_app.audit import OUT, PASSED, read_audit
+from common.console import console
 from common.files import write_text
 
 

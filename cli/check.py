@@ -12,14 +12,14 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from cli.progress import progress
-from cli.shared import console
-from cli.writable import check_file, check_folder
-from client_app.inspection.findings import Finding, told
-from client_app.inspection.inspect import Inspection, inspect_folder
-from client_app.inspection.sheet import write_sheets
-from client_app.inspection.summary import Range, ScannerRow
+from cardiac.inspection.findings import Finding, told
+from cardiac.inspection.inspect import Inspection, inspect_folder
+from cardiac.inspection.sheet import write_sheets
+from cardiac.inspection.summary import Range, ScannerRow
+from common.console import console
 from common.files import finite, write_text
+from common.progress import progress
+from common.writable import check_file, check_folder
 
 MOST_ROWS = 8
 """Of one code; a fault of the export is in every case."""

@@ -6,15 +6,15 @@ from typing import Annotated
 import typer
 from filelock import FileLock, Timeout
 
-from cli.comparing.folder import JobFolder
-from cli.comparing.plan import BASE, Job, Plan, read_plan
-from cli.comparing.report import write_report
-from cli.comparing.running import Runner, Share, check_app
-from cli.comparing.showing import showing
-from cli.shared import console
-from cli.writable import check_folder
 from client_app import demo
+from common.console import console
 from common.errors import UserError
+from common.writable import check_folder
+from results.compare.folder import JobFolder
+from results.compare.plan import BASE, Job, Plan, read_plan
+from results.compare.report import write_report
+from results.compare.running import Runner, Share, check_app
+from results.compare.showing import showing
 
 STOPPED = 130
 """Status after Ctrl-C, as shells have it."""

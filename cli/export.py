@@ -6,15 +6,16 @@ from typing import Annotated
 
 import typer
 
-from cli.exporting.bundle import write_bundle
-from cli.exporting.model_card import model_card
-from cli.exporting.onnx_file import check_packages, write_onnx
-from cli.exporting.source import Source, open_source
-from cli.exporting.weights import write_weights
-from cli.shared import AdapterFile, ConfigFile, console
+from cli.options import AdapterFile, ConfigFile
+from common.console import console
 from common.errors import UserError
 from common.files import write_text
 from common.peft_format import CONFIG_FILE, TENSOR_FILE, save_peft
+from results.export.bundle import write_bundle
+from results.export.model_card import model_card
+from results.export.onnx_file import check_packages, write_onnx
+from results.export.source import Source, open_source
+from results.export.weights import write_weights
 
 FORMATS = ("safetensors", "onnx", "bundle", "peft")
 ALL = "all"

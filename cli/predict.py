@@ -6,18 +6,19 @@ from typing import Annotated, Literal
 
 import typer
 
-from cli.measurements import CaseRow, FrameRow, function_table, save_tables
-from cli.predicting import How, case_row, draw, frame_rows, segment_item
-from cli.progress import progress
-from cli.scoring import load_model
-from cli.shared import AdapterFile, BaseFile, ConfigFile, console
-from client_app.datasets import ACDC_LABELS, MNMS_LABELS
-from client_app.nifti import count_frames
-from client_app.prediction import write_segmentation
-from client_app.studies import find_studies
+from cardiac.datasets import ACDC_LABELS, MNMS_LABELS
+from cardiac.measurements import CaseRow, FrameRow, function_table, save_tables
+from cardiac.nifti import count_frames
+from cardiac.prediction import write_segmentation
+from cardiac.scoring import load_model
+from cardiac.studies import find_studies
+from cardiac.study_prediction import How, case_row, draw, frame_rows, segment_item
+from cli.options import AdapterFile, BaseFile, ConfigFile
+from common.console import console
 from common.errors import UserError
 from common.labels import NUM_CLASSES
-from server_app.settings import load_config
+from common.progress import progress
+from server_app.run_config import load_config
 
 Numbering = Literal["canonical", "mnms", "acdc"]
 LABEL_MAPS: dict[Numbering, Mapping[int, int]] = {

@@ -5,14 +5,14 @@ from typing import Annotated
 
 import typer
 
-from cli.patients import find_inputs, patients_of
-from cli.progress import progress
-from cli.shared import console
+from common.console import console
 from common.errors import UserError
 from common.files import write_text
-from server_app.report.page import RunReport, build_page
-from server_app.report.run_files import Run, read_run, without_paths
-from server_app.report.scores import disagreement
+from common.progress import progress
+from results.report.find_patients import find_inputs, patients_of
+from results.report.page import RunReport, build_page
+from results.report.scores import disagreement
+from results.run_files import Run, read_run, without_paths
 
 
 def report(

@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from cli.shared import console
+from common.console import console
 from common.errors import UserError
 from server_app.run_dir import RunDir
 from server_app.status import FAILED, FINISHED, RUNNING, STOPPED, Status, read_status

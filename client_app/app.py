@@ -9,12 +9,12 @@ from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common import log
 
+from cardiac.evaluation import Scores
 from client_app.assembly import NotHeldError, Order, State, assemble, read_order
-from client_app.evaluation import Scores
 from client_app.guard import CANNOT, UNEXPECTED, failure, guard
 from client_app.memory import FOLDED, OWN
-from client_app.settings import LimitError, SiteSettings
 from client_app.site import Site, open_site
+from client_app.site_settings import LimitError, SiteSettings
 from common import records
 from common.adapter import Adapter, save_adapter, site_file
 from common.errors import UserError

@@ -10,8 +10,8 @@ from pathlib import Path
 from filelock import FileLock
 from flwr.common import log
 
-from client_app.phantom import write_phantom
-from client_app.pretraining import pretrain
+from cardiac.phantom import write_phantom
+from cardiac.pretraining import pretrain
 from common.config import RunConfig
 
 PHANTOM_VERSION = 3

@@ -9,15 +9,15 @@ from pathlib import Path
 import torch
 from monai.networks.nets import BasicUNet
 
+from cardiac.datasets import Case, group_by_site, read_cases
+from cardiac.evaluation import Scores, evaluate
+from cardiac.preprocessing import Volume, load_volume, volumes
+from cardiac.splits import SPLITS, Split, restrict, split_cases
+from cardiac.training import Trainer, training_slices
 from client_app import demo
 from client_app.assembly import State
-from client_app.datasets import Case, group_by_site, read_cases
-from client_app.evaluation import Scores, evaluate
 from client_app.memory import Memory, memory_folder
-from client_app.preprocessing import Volume, load_volume, volumes
-from client_app.settings import SiteSettings
-from client_app.splits import SPLITS, Split, restrict, split_cases
-from client_app.training import Trainer, training_slices
+from client_app.site_settings import SiteSettings
 from common import lora
 from common.adapter import Adapter
 from common.config import RunConfig

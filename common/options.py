@@ -1,7 +1,9 @@
 """One key of the configuration: how it is declared and how a value for it is checked."""
 
 import math
+import tomllib
 from dataclasses import field
+from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
@@ -63,3 +65,20 @@ def checked(key: str, value: object, spec: Any, source: str) -> Value:
 def _range(low: float, high: float, above: float) -> str:
     floor = f"above {above:g}" if above > -math.inf else f"at least {low:g}"
     return floor if high == math.inf else f"{floor} and at most {high:g}"
+
+
+def read_toml(path: Path) -> dict[str, Value]:
+    """Read a TOML file of flat keys.
+
+    Raises
+    ------
+    UserError
+        The file is missing or not TOML.
+    """
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise UserError(f"{path}: cannot read the file ({error.strerror})") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not TOML ({error})") from None

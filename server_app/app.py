@@ -12,7 +12,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from common.errors import UserError
 from server_app.run import run
-from server_app.settings import resolve_run
+from server_app.run_config import resolve_run
 
 app = ServerApp()
 

@@ -12,8 +12,8 @@ from common import lora
 from common.config import RunConfig
 from common.model import file_sha256, load_base, skeleton, weight_bytes
 from common.weights import Parameters, Weights
+from server_app.curves import plot_rounds
 from server_app.events import EventWriter
-from server_app.plots import plot_rounds
 from server_app.run_dir import RunDir
 from server_app.status import StatusFile
 from server_app.summary import print_summary, summarise

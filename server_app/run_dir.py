@@ -13,10 +13,10 @@ from common.adapter import BASE_NOTE, Adapter, save_adapter, site_file
 from common.config import RunConfig
 from common.errors import UserError
 from common.files import finite, write_text
+from common.options import read_toml
 from common.tensor_files import write_tensors
 from common.weights import Parameters
 from server_app.checkpoint import load_checkpoint, save_checkpoint
-from server_app.settings import read_toml
 from strategies.state import RoundRecord, RunState
 
 MAY_CHANGE = frozenset(

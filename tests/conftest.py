@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from client_app.phantom import write_mnms2, write_phantom
+from cardiac.phantom import write_mnms2, write_phantom
 from common import lora
 from common.adapter import Adapter, Factors
 from common.model import build_unet, save_base

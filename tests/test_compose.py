@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 from benchmarks.processes import Processes, processes
+from cardiac.datasets import group_by_site, read_cases
 from client_app.audit import OUT, PASSED, read_audit
-from client_app.datasets import group_by_site, read_cases
 from common.adapter import load_adapter
 from tests.composed import Composed, read_services
 from tests.test_simulation import ROOT, read_history

@@ -20,10 +20,10 @@ from flwr.server.app import _parse_args_run_superlink
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from cli.certificates import site_key
-from cli.join import Connection, read_site
 from cli.main import app
-from client_app.settings import SiteSettings
+from client_app.connection import Connection, read_site
+from client_app.site_settings import SiteSettings
+from common.certificates import make_site_key
 from common.config import RunConfig
 from tests.composed import read_services
 from tests.test_simulation import ROOT
@@ -88,7 +88,7 @@ def test_what_the_example_shows_as_a_default_is_one() -> None:
 
 def test_the_example_is_read(tmp_path: Path) -> None:
     (tmp_path / "ca.pem").touch()
-    site_key(tmp_path / "key")
+    make_site_key(tmp_path / "key")
     site = tmp_path / "site.toml"
     text = EXAMPLE.read_text(encoding="utf-8").replace("/etc/rate-my-lora", str(tmp_path))
     site.write_text(text, encoding="utf-8")

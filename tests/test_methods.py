@@ -20,8 +20,8 @@ from torch import Tensor
 
 from client_app.app import app
 from client_app.assembly import State
-from client_app.settings import SiteSettings
 from client_app.site import POOLED, Site, Training, open_site
+from client_app.site_settings import SiteSettings
 from common import lora, records
 from common.adapter import Adapter, load_adapter
 from common.config import RunConfig

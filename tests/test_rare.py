@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from benchmarks.rare import CaseScore, apical, summary
-from client_app.evaluation import dice
+from cardiac.evaluation import dice
 from common.labels import LV, RV
 
 

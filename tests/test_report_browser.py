@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from server_app.report.page import RunReport, build_page
-from server_app.report.patients import Picture
-from tests.server_app.report_samples import make_patients, make_run
+from results.report.page import RunReport, build_page
+from results.report.patients import Picture
+from tests.results.report_samples import make_patients, make_run
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next((path for path in map(shutil.which, BROWSERS) if path), None)

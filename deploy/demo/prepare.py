@@ -18,16 +18,16 @@ import tomli_w
 import typer
 from flwr.common.config import parse_config_args
 
-from cli.certificates import authority, site_key
-from cli.progress import progress
-from cli.shared import console
-from client_app.datasets import site_name
-from client_app.phantom import write_acdc, write_mnms2
-from client_app.pretraining import pretrain
+from cardiac.datasets import site_name
+from cardiac.phantom import write_acdc, write_mnms2
+from cardiac.pretraining import pretrain
+from common.certificates import make_authority, make_site_key
 from common.config import RunConfig
+from common.console import console
 from common.errors import UserError
 from common.files import replace_file, write_text
-from server_app.settings import resolve_run
+from common.progress import progress
+from server_app.run_config import resolve_run
 
 VENDORS = {"SIEMENS": 1.0, "Philips Medical Systems": 1.0, "GE MEDICAL SYSTEMS": 0.5}
 """Patients of each site, as a part of the largest one's."""
@@ -46,7 +46,7 @@ def main(
     config = resolve_run(typed, typed)
     setup = root / "setup"
     if not (setup / "server.pem").exists():  # the last that it writes
-        authority(setup, [superlink.rpartition(":")[0], "127.0.0.1"])
+        make_authority(setup, [superlink.rpartition(":")[0], "127.0.0.1"], 365)
     for name in ("ca.pem", "server.pem", "server.key"):
         copy(setup / name, root / "superlink" / name)
     copy(setup / "ca.pem", root / "coordinator" / "ca.pem")
@@ -57,7 +57,7 @@ def main(
         name = site_name("VENDOR", vendor)
         site = root / name.lower()
         if not (site / "key").exists():
-            site_key(site / "key")
+            make_site_key(site / "key")
         if not (site / "mnms2").exists():
             write_mnms2(site, patients={vendor: int(part * patients)})
         write_text(site / "site.toml", tomli_w.dumps(settings(name, superlink)))

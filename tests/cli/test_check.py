@@ -13,12 +13,12 @@ from click.testing import Result
 from PIL import Image
 from typer.testing import CliRunner
 
+from cardiac.inspection import inspect, sheet
+from cardiac.inspection.findings import CODES
+from cardiac.inspection.inspect import inspect_folder
+from cardiac.inspection.thumbnails import SIDE
+from cardiac.pictures import PAPER
 from cli.check import check
-from client_app.inspection import inspect, sheet
-from client_app.inspection.findings import CODES
-from client_app.inspection.inspect import inspect_folder
-from client_app.inspection.thumbnails import SIDE
-from client_app.pictures import PAPER
 from common.errors import UserError
 
 Run = Callable[..., Result]
@@ -188,7 +188,7 @@ def test_a_case_that_nobody_thought_of_does_not_stop_the_others(
             raise ZeroDivisionError("a surprise")
         return []
 
-    monkeypatch.setattr("client_app.inspection.grid.check_grid", fails_once)
+    monkeypatch.setattr("cardiac.inspection.grid.check_grid", fails_once)
     inspection = inspect_folder(folder)
     assert [(f.code, f.case) for f in inspection.findings] == [("check-failed", "patient002 ED")]
     assert CODES["check-failed"] == "error"

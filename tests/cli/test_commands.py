@@ -14,15 +14,15 @@ import numpy as np
 import pytest
 import torch
 
-from cli import main as commands
-from client_app.datasets import read_cases
-from client_app.phantom import write_phantom
-from client_app.splits import split_cases
+from cardiac.datasets import read_cases
+from cardiac.phantom import write_phantom
+from cardiac.splits import split_cases
+from cli import phantom as command
 from common import lora
 from common.adapter import save_adapter
 from common.model import build_unet, file_sha256, load_base, save_base
+from tests.cardiac.samples import TINY, write_case, write_mnms2_hearts, write_nifti, write_table
 from tests.cli.running import Ended, Run
-from tests.client_app.samples import TINY, write_case, write_mnms2_hearts, write_nifti, write_table
 from tests.conftest import SMALL, MakeAdapter
 
 COLUMNS = {"LV", "MYO", "RV", "mean"}
@@ -71,7 +71,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.fixture
 def few_patients(monkeypatch: pytest.MonkeyPatch) -> None:
     few = partial(write_phantom, acdc_patients=1)
-    monkeypatch.setattr(commands, "write_phantom", few)
+    monkeypatch.setattr(command, "write_phantom", few)
 
 
 @pytest.mark.usefixtures("few_patients")

@@ -15,7 +15,16 @@ from filelock import FileLock
 from typer.testing import CliRunner
 
 from cli import compare as command
-from cli.comparing.evaluation import (
+from client_app import demo
+from client_app.site import Site
+from client_app.site_settings import SiteSettings
+from common import lora
+from common.adapter import save_adapter
+from common.config import RunConfig
+from common.errors import UserError
+from common.model import build_unet, save_base
+from common.options import Value
+from results.compare.evaluation import (
     LAST_LOCAL,
     MERGED,
     PERSONAL,
@@ -25,17 +34,8 @@ from cli.comparing.evaluation import (
     own_source,
     sources,
 )
-from cli.comparing.folder import JobFolder
-from cli.comparing.plan import read_plan
-from client_app import demo
-from client_app.settings import SiteSettings
-from client_app.site import Site
-from common import lora
-from common.adapter import save_adapter
-from common.config import RunConfig
-from common.errors import UserError
-from common.model import build_unet, save_base
-from common.options import Value
+from results.compare.folder import JobFolder
+from results.compare.plan import read_plan
 from tests.conftest import SITE_FEATURES
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,15 +12,17 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from cardiac.evaluation import predict_logits
 from cli.export import export
-from cli.exporting import onnx_file
-from client_app.evaluation import predict_logits
 from common.adapter import load_adapter, save_adapter
 from common.errors import UserError
 from common.model import build_unet, file_sha256, load_base, save_base
 from common.peft_format import load_peft
-from server_app.settings import load_config
-from tests.cli.export_samples import (
+from results.export import onnx_file
+from server_app.run_config import load_config
+from tests.cli.running import Ended, Run
+from tests.conftest import SMALL
+from tests.results.export_samples import (
     CPU,
     SPACING_MM,
     Model,
@@ -28,8 +30,6 @@ from tests.cli.export_samples import (
     random_adapter,
     write_model,
 )
-from tests.cli.running import Ended, Run
-from tests.conftest import SMALL
 
 LOGIT_TOLERANCE = 1e-4
 """Of ONNX Runtime, whose sums run in another order."""

@@ -7,9 +7,10 @@ import tomli_w
 from flwr.common.config import parse_config_args
 
 from cli import join as joining
-from cli.certificates import site_key
-from cli.join import join, read_site
-from client_app.settings import SiteSettings
+from cli.join import join
+from client_app.connection import read_site
+from client_app.site_settings import SiteSettings
+from common.certificates import make_site_key
 from common.errors import UserError
 from common.options import Value
 
@@ -19,7 +20,7 @@ EXAMPLE = Path(__file__).resolve().parents[2] / "deploy" / "site.example.toml"
 def write(folder: Path, **keys: Value) -> Path:
     (folder / "ca.pem").touch()
     if not (folder / "key").exists():
-        site_key(folder / "key")
+        make_site_key(folder / "key")
     flat: dict[str, Value] = {
         "superlink": "fl.example.org:9092",
         "root-certificates": str(folder / "ca.pem"),
@@ -118,7 +119,7 @@ def test_the_settings_are_parsed_once_and_the_examples_are_right(
     text = text.replace("/var/lib/rate-my-lora", str(tmp_path / "var"))
     (write(tmp_path)).write_text(text, encoding="utf-8")
     monkeypatch.setattr(SiteSettings, "from_node", count)
-    monkeypatch.setattr(joining, "_stay", lambda *_: None)
+    monkeypatch.setattr(joining, "take_part", lambda *_: None)
     monkeypatch.setattr("cli.join.signal.signal", lambda *_: None)
     join(tmp_path / "site.toml")
     assert [settings.name for settings in parsed] == ["Siemens"]
@@ -128,7 +129,7 @@ def test_the_settings_are_parsed_once_and_the_examples_are_right(
 def test_a_site_that_cannot_write_does_not_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, path: str
 ) -> None:
-    monkeypatch.setattr(joining, "_stay", lambda *_: pytest.fail("it starts"))
+    monkeypatch.setattr(joining, "take_part", lambda *_: pytest.fail("it starts"))
     (tmp_path / "file").touch()
     keys = {"cache_dir": str(tmp_path / "cache"), key: str(tmp_path / path)}
     with pytest.raises(UserError, match="cannot be written") as error:

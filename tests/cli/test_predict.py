@@ -17,19 +17,19 @@ from PIL import Image
 from torch.nn.functional import cross_entropy
 from typer.testing import CliRunner
 
-from cli.measurements import CaseRow
+from cardiac.clinical import Function, HeartFunction
+from cardiac.datasets import ACDC_LABELS
+from cardiac.measurements import CaseRow
+from cardiac.prediction import Scan
+from cardiac.studies import Item, find_studies
+from cardiac.study_prediction import How, Segmented, _no_ef, case_row, frame_rows, segment_item
 from cli.predict import predict
-from cli.predicting import How, Segmented, _no_ef, case_row, frame_rows, segment_item
-from client_app.clinical import Function, HeartFunction
-from client_app.datasets import ACDC_LABELS
-from client_app.prediction import Scan
-from client_app.studies import Item, find_studies
 from common import lora
 from common.adapter import save_adapter
 from common.errors import UserError
 from common.labels import LV, MYO, RV
 from common.model import build_unet, load_base, save_base
-from tests.client_app.samples import (
+from tests.cardiac.samples import (
     TINY,
     heart_image,
     heart_labels,
@@ -37,7 +37,7 @@ from tests.client_app.samples import (
     write_case,
     write_nifti,
 )
-from tests.client_app.test_prediction import Brightness
+from tests.cardiac.test_prediction import Brightness
 from tests.conftest import SMALL, MakeAdapter
 
 SPACING_MM = (1.5, 1.5, 8.0)

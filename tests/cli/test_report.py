@@ -12,18 +12,18 @@ import typer
 from click.testing import Result
 from typer.testing import CliRunner
 
-from cli import patient_scores
+from cardiac.scoring import load_model, score_folder, site_groups
 from cli.report import report
-from cli.scoring import load_model, score_folder, site_groups
 from common.adapter import save_adapter
 from common.config import RunConfig
 from common.errors import UserError
 from common.labels import STRUCTURES
 from common.model import build_unet, file_sha256, save_base
 from common.options import Value
-from server_app.report.patients import Patients
+from results.report import patient_scores
+from results.report.patients import Patients
 from strategies.methods import METHODS
-from tests.client_app.samples import tiny_config, write_mnms2_hearts
+from tests.cardiac.samples import tiny_config, write_mnms2_hearts
 from tests.conftest import SMALL, MakeAdapter
 
 SITES = ("GE", "Siemens")

@@ -7,7 +7,7 @@ import torch
 
 from common.config import RunConfig
 from common.model import build_unet, save_base
-from tests.client_app.samples import tiny_config
+from tests.cardiac.samples import tiny_config
 
 
 @pytest.fixture(scope="session")

@@ -9,13 +9,13 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, 
 from client_app.app import app
 from client_app.assembly import State
 from client_app.memory import OWN
-from client_app.settings import SiteSettings
 from client_app.site import Site
+from client_app.site_settings import SiteSettings
 from common import records
 from common.adapter import Adapter
 from common.config import RunConfig
 from common.options import Value
-from tests.client_app.samples import write_mnms2_hearts
+from tests.cardiac.samples import write_mnms2_hearts
 from tests.conftest import MakeAdapter
 
 SCORES = {

@@ -6,18 +6,18 @@ from pathlib import Path
 import pytest
 import torch
 
+from cardiac.datasets import read_cases
+from cardiac.preprocessing import load_frame
+from cardiac.splits import SPLITS, split_cases
 from client_app.assembly import State
-from client_app.datasets import read_cases
-from client_app.preprocessing import load_frame
-from client_app.settings import SiteSettings
 from client_app.site import Site
-from client_app.splits import SPLITS, split_cases
+from client_app.site_settings import SiteSettings
 from common.config import RunConfig
 from common.errors import UserError
 from common.model import file_sha256
 from common.options import Value
 from common.weights import Parameters
-from tests.client_app.samples import write_mnms2_hearts
+from tests.cardiac.samples import write_mnms2_hearts
 from tests.conftest import MakeAdapter, adapter_of
 
 PATIENTS = {"GE": 4, "Philips": 5, "Siemens": 6}

@@ -12,9 +12,10 @@ from flwr.proto.clientappio_pb2_grpc import ClientAppIoStub
 from flwr.proto.heartbeat_pb2 import SendAppHeartbeatRequest, SendAppHeartbeatResponse
 
 from benchmarks.processes import free_ports
-from cli import join
-from cli.join import Connection, _stay
+from client_app import supernode
+from client_app.connection import Connection
 from client_app.runner import Runner
+from client_app.supernode import _stay
 from common.errors import UserError
 
 COUNT = "import sys; open(sys.argv[1], 'a').write('x')"
@@ -23,8 +24,8 @@ COUNT = "import sys; open(sys.argv[1], 'a').write('x')"
 @pytest.fixture
 def connection(monkeypatch: pytest.MonkeyPatch) -> Connection:
     """Return a connection whose SuperNodes are started again at once."""
-    monkeypatch.setattr(join, "PAUSE_S", 0.0)
-    monkeypatch.setattr(join, "TRIES", 3)
+    monkeypatch.setattr(supernode, "PAUSE_S", 0.0)
+    monkeypatch.setattr(supernode, "TRIES", 3)
     (port,) = free_ports(1)
     return Connection(superlink="fl.example.org:9092", local_port=port)
 
@@ -39,14 +40,14 @@ def test_a_supernode_that_ends_is_started_again(connection: Connection, tmp_path
 def test_one_that_lived_for_long_is_always_started_again(
     connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(join, "QUICK_S", 0.0)
+    monkeypatch.setattr(supernode, "QUICK_S", 0.0)
     starts = tmp_path / "starts"
 
     def sleep(_: float) -> None:
         if len(starts.read_text()) == 5:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(join, "time", SimpleNamespace(monotonic=lambda: 0.0, sleep=sleep))
+    monkeypatch.setattr(supernode, "time", SimpleNamespace(monotonic=lambda: 0.0, sleep=sleep))
     with pytest.raises(KeyboardInterrupt):
         _stay(connection, [sys.executable, "-c", COUNT, str(starts)], str(tmp_path))
     assert starts.read_text() == "xxxxx"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from server_app.plots import plot_rounds
+from server_app.curves import plot_rounds
 from server_app.summary import print_summary, summarise
 
 SCORES = {

@@ -1,0 +1,1 @@
+"""Hearts in MRI, without Flower: read, train, evaluate, predict, measure and draw."""

@@ -1,0 +1,71 @@
+"""A row for every scanner: how much there is of it, and what its images are like."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cardiac.datasets import site_name
+from cardiac.inspection.case import CaseReport
+from cardiac.inspection.folder import Sites
+
+SCANNER_COLUMNS = ("VENDOR", "SCANNER", "FIELD")
+"""Of M&Ms-2; ACDC has one scanner and no word of it."""
+
+Range = tuple[float, float] | None
+"""Least and most; None where nothing is known."""
+
+
+@dataclass(frozen=True)
+class ScannerRow:
+    """What one scanner of one site gave."""
+
+    site: str
+    scanner: str
+    patients: int
+    frames: int
+    slices: int
+    slices_per_frame: Range
+    in_plane_mm: Range
+    slice_mm: Range
+    intensities: Range
+    """Medians of the 1st and the 99th percentile."""
+
+
+def scanner_rows(sites: Sites) -> list[ScannerRow]:
+    """Return rows sorted by site and scanner."""
+    groups: dict[tuple[str, str], list[CaseReport]] = {}
+    for site, reports in sites.items():
+        for report in reports:
+            groups.setdefault((site, _scanner(report, site)), []).append(report)
+    return [_row(site, scanner, group) for (site, scanner), group in sorted(groups.items())]
+
+
+def _scanner(report: CaseReport, site: str) -> str:
+    """Name a scanner, without its vendor where the site is the vendor."""
+    parts = {column: report.case.info.get(column, "") for column in SCANNER_COLUMNS}
+    if site_name("VENDOR", parts["VENDOR"]) == site:
+        parts["VENDOR"] = ""
+    return " ".join(part for part in parts.values() if part)
+
+
+def _row(site: str, scanner: str, reports: Sequence[CaseReport]) -> ScannerRow:
+    depths = [report.shape[2] for report in reports if report.shape]
+    spacings = [report.spacing_mm for report in reports if report.spacing_mm is not None]
+    quantiles = [report.intensities for report in reports if report.intensities is not None]
+    low_high = np.median(quantiles, axis=0)[[0, -1]].tolist() if quantiles else []
+    return ScannerRow(
+        site,
+        scanner,
+        patients=len({report.case.patient for report in reports}),
+        frames=len(reports),
+        slices=sum(depths),
+        slices_per_frame=_range(depths),
+        in_plane_mm=_range([mm for spacing in spacings for mm in spacing[:2]]),
+        slice_mm=_range([spacing[2] for spacing in spacings]),
+        intensities=_range(low_high),
+    )
+
+
+def _range(values: Sequence[float]) -> Range:
+    return (round(float(min(values)), 4), round(float(max(values)), 4)) if values else None

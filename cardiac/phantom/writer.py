@@ -1,0 +1,234 @@
+"""Plan whole data sets of phantoms and write them, each folder whole or not at all."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from cardiac.datasets import site_name
+from cardiac.phantom.heart import DISEASES
+from cardiac.phantom.layouts import write_acdc_patient, write_mnms2_patient, write_mnms2_table
+from cardiac.phantom.scanner import SOURCE, VENDORS, blend
+from cardiac.phantom.study import Study
+from common.errors import UserError
+from common.seeding import derive_seed
+
+Progress = Callable[[int, int], None]
+"""Called after each patient with the number of patients done and to do."""
+
+PATIENTS = {"SIEMENS": 16, "Philips Medical Systems": 16, "GE MEDICAL SYSTEMS": 8}
+"""Patients by vendor unless told otherwise: one site is half the size of the others."""
+ACDC_DISEASES = ("NOR", "DCM", "HCM", "MINF", "RV")
+MNMS2_DISEASES = ("NOR", "DCM", "HCM", "RV")
+PATHOLOGY = "RV"
+"""What one vendor alone has where that is asked for: a dilated RV, which is a label of its own."""
+MOST_ACDC = 999
+MOST_PER_VENDOR = 300
+"""Each vendor has its own range of subject codes, so that more of one renumbers no other."""
+MOST_HETEROGENEITY = 2.0
+
+
+def write_phantom(
+    out: Path,
+    *,
+    seed: int = 0,
+    acdc_patients: int = 20,
+    patients: Mapping[str, int] | None = None,
+    heterogeneity: float = 1.0,
+    pathology_at: str = "",
+    progress: Progress | None = None,
+) -> None:
+    """Write both layouts: ``out/acdc`` to pretrain on, ``out/mnms2`` with one site per vendor.
+
+    The same arguments give the same files. A patient depends on the seed, the layout, the vendor
+    and its own number alone, so asking for more patients changes none of the others.
+
+    Parameters
+    ----------
+    out
+        Folder to write to; made if missing.
+    seed
+        At least 0.
+    acdc_patients
+        Patients of the source scanner, at most ``MOST_ACDC``.
+    patients
+        Patients by vendor (a key of ``VENDORS``), at most ``MOST_PER_VENDOR`` each.
+    heterogeneity
+        How far the vendors' looks are from the source scanner's: 0 is alike, 1 clearly
+        different; at most ``MOST_HETEROGENEITY``.
+    pathology_at
+        Vendor, or its site's name: all its patients have ``PATHOLOGY`` and nobody else has, the
+        source scanner's patients included. Empty to have every disease everywhere.
+    progress
+        See ``Progress``.
+
+    Raises
+    ------
+    UserError
+        ``out/acdc`` or ``out/mnms2`` holds something already, or a number makes no sense.
+    """
+    spared = _without_pathology(ACDC_DISEASES) if pathology_at else None
+    acdc = _plan_acdc(seed, acdc_patients, spared)
+    mnms2 = _plan_mnms2(seed, patients, heterogeneity, _at(pathology_at, patients, None))
+    _write(out, {"acdc": acdc, "mnms2": mnms2}, progress)
+
+
+def write_acdc(
+    out: Path,
+    *,
+    seed: int = 0,
+    patients: int = 20,
+    diseases: Sequence[str] | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Write ``out/acdc`` alone, the same as `write_phantom` would.
+
+    Parameters
+    ----------
+    out, seed, patients, progress
+        As for `write_phantom`.
+    diseases
+        Keys of ``DISEASES`` that the patients have in turn; ``ACDC_DISEASES`` if None.
+    """
+    _write(out, {"acdc": _plan_acdc(seed, patients, diseases)}, progress)
+
+
+def write_mnms2(
+    out: Path,
+    *,
+    seed: int = 0,
+    patients: Mapping[str, int] | None = None,
+    heterogeneity: float = 1.0,
+    diseases: Mapping[str, Sequence[str]] | None = None,
+    pathology_at: str = "",
+    progress: Progress | None = None,
+) -> None:
+    """Write ``out/mnms2`` alone, the same as `write_phantom` would.
+
+    Parameters
+    ----------
+    out, seed, patients, heterogeneity, pathology_at, progress
+        As for `write_phantom`.
+    diseases
+        By vendor, keys of ``DISEASES`` that its patients have in turn; ``MNMS2_DISEASES`` for a
+        vendor that is not named. ``pathology_at`` goes before it.
+    """
+    diseases = _at(pathology_at, patients, diseases)
+    _write(out, {"mnms2": _plan_mnms2(seed, patients, heterogeneity, diseases)}, progress)
+
+
+def _plan_acdc(seed: int, patients: int, diseases: Sequence[str] | None) -> list[Study]:
+    _check_count("seed", seed, 0)
+    _check_count("ACDC patients", patients, 1, MOST_ACDC)
+    diseases = _checked_diseases(ACDC_DISEASES if diseases is None else diseases)
+    return [
+        Study(
+            patient=index + 1,
+            disease=diseases[index % len(diseases)],
+            scanner=SOURCE,
+            seed=derive_seed("phantom", seed, "acdc", SOURCE.vendor, index),
+        )
+        for index in range(patients)
+    ]
+
+
+def _plan_mnms2(
+    seed: int,
+    patients: Mapping[str, int] | None,
+    heterogeneity: float,
+    diseases: Mapping[str, Sequence[str]] | None,
+) -> list[Study]:
+    patients = PATIENTS if patients is None else patients
+    diseases = diseases or {}
+    _check_count("seed", seed, 0)
+    if not 0 <= heterogeneity <= MOST_HETEROGENEITY:  # refuses NaN, too
+        raise UserError(
+            f"heterogeneity: found {heterogeneity}, expected 0 to {MOST_HETEROGENEITY:g}"
+        )
+    for vendor in (*patients, *diseases):
+        if vendor not in VENDORS:
+            raise UserError(f"vendor {vendor!r} is unknown; expected one of {', '.join(VENDORS)}")
+    for vendor, count in patients.items():
+        _check_count(f"patients of {vendor}", count, 0, MOST_PER_VENDOR)
+    if not sum(patients.values()):
+        raise UserError("patients: found none, expected at least one of some vendor")
+    studies = []
+    for position, (vendor, scanner) in enumerate(VENDORS.items()):
+        have = _checked_diseases(diseases.get(vendor, MNMS2_DISEASES))
+        studies += [
+            Study(
+                patient=position * MOST_PER_VENDOR + index + 1,
+                disease=have[index % len(have)],
+                scanner=blend(scanner, heterogeneity),
+                seed=derive_seed("phantom", seed, "mnms2", vendor, index),
+            )
+            for index in range(patients.get(vendor, 0))
+        ]
+    return studies
+
+
+def _at(
+    place: str, patients: Mapping[str, int] | None, diseases: Mapping[str, Sequence[str]] | None
+) -> Mapping[str, Sequence[str]] | None:
+    """Return diseases by vendor with ``PATHOLOGY`` at one place only; unchanged without one."""
+    if not place:
+        return diseases
+    names = {name: vendor for vendor in VENDORS for name in (vendor, site_name("VENDOR", vendor))}
+    there = {name.lower(): vendor for name, vendor in names.items()}.get(place.lower())
+    if there is None:
+        raise UserError(f"pathology-at: found {place!r}, expected one of {', '.join(names)}")
+    if not (PATIENTS if patients is None else patients).get(there, 0):
+        raise UserError(f"pathology-at: {place} has no patients, expected some")
+    given = dict.fromkeys(VENDORS, MNMS2_DISEASES) | dict(diseases or {})
+    elsewhere = {vendor: _without_pathology(have) for vendor, have in given.items()}
+    return elsewhere | {there: (PATHOLOGY,)}
+
+
+def _without_pathology(diseases: Sequence[str]) -> Sequence[str]:
+    return [disease for disease in diseases if disease != PATHOLOGY]
+
+
+def _check_count(name: str, count: int, least: int, most: float = math.inf) -> None:
+    if type(count) is not int or not least <= count <= most:
+        limit = f"{least} or more" if most == math.inf else f"{least} to {most}"
+        raise UserError(f"{name}: found {count}, expected a whole number, {limit}")
+
+
+def _checked_diseases(diseases: Sequence[str]) -> Sequence[str]:
+    unknown = [disease for disease in diseases if disease not in DISEASES]
+    if unknown or not diseases:
+        found = ", ".join(map(repr, unknown)) or "none"
+        raise UserError(f"diseases: found {found}, expected some of {', '.join(DISEASES)}")
+    return diseases
+
+
+def _write(out: Path, layouts: Mapping[str, Sequence[Study]], progress: Progress | None) -> None:
+    """Write the named layouts into ``out``, each whole or not at all; all at once if it is new."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: is a file, expected a folder")
+    for name in layouts:
+        if (out / name).is_dir() and not any((out / name).iterdir()):
+            continue
+        if (out / name).exists():
+            raise UserError(f"{out / name}: holds something already; expected it new or empty")
+    is_new = not out.exists()
+    home = out.parent if is_new else out
+    home.mkdir(parents=True, exist_ok=True)
+    done, total = 0, sum(map(len, layouts.values()))
+    with TemporaryDirectory(dir=home, prefix=".phantom-") as unfinished:
+        made = Path(unfinished, out.name)
+        for name, studies in layouts.items():
+            folder = made / name
+            folder.mkdir(parents=True)
+            for study in studies:
+                (write_acdc_patient if name == "acdc" else write_mnms2_patient)(folder, study)
+                done += 1
+                if progress:
+                    progress(done, total)
+            if name == "mnms2":
+                write_mnms2_table(folder, studies)
+        if is_new:
+            made.rename(out)
+        else:
+            for name in layouts:
+                (made / name).rename(out / name)

@@ -1,0 +1,154 @@
+"""Labels for images that have none: a frame or a cine in, labels on its own voxels out."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.transforms import KeepLargestConnectedComponent
+from torch import nn
+
+from cardiac.evaluation import predict_labels
+from cardiac.nifti import check_spacing, read_image, write_labels
+from cardiac.preprocessing import check_image, network_slices
+from cardiac.view import from_view, lps_affine, to_view, view_spacing_mm
+from common.labels import NUM_CLASSES
+
+SLICES_AT_ONCE = 32
+"""Bounds the memory that a frame of many slices takes in the network."""
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A short-axis image: one frame, or a cine of many.
+
+    Attributes
+    ----------
+    path
+        Its file.
+    data
+        (i, j, k, t) float32 intensities as stored; t is 1 where the file has three axes.
+    image
+        As nibabel read it, for its geometry.
+    axes
+        What its affine's first two axes are, ``LPS`` or ``RAS``.
+    """
+
+    path: Path
+    data: np.ndarray
+    image: Any
+    axes: str = "LPS"
+
+    @property
+    def frames(self) -> int:
+        """Number of frames."""
+        return int(self.data.shape[3])
+
+    @property
+    def affine(self) -> np.ndarray:
+        """(4, 4) of the first three axes, into LPS."""
+        return lps_affine(np.asarray(self.image.affine), self.axes)
+
+    @property
+    def spacing_mm(self) -> np.ndarray:
+        """(3,) spacing of the standard view along (z, H, W)."""
+        return view_spacing_mm(self.affine)
+
+    def view(self, frame: int) -> np.ndarray:
+        """Return a frame's intensities (z, H, W) in the standard view."""
+        return to_view(self.data[..., frame], self.affine)
+
+    def view_of(self, labels: np.ndarray, frame: int) -> np.ndarray:
+        """Return one frame (z, H, W) in the standard view of labels (i, j, k, t)."""
+        return to_view(labels[..., frame], self.affine)
+
+
+def read_scan(path: Path, *, any_spacing: bool = False, axes: str = "LPS") -> Scan:
+    """Read an image to segment.
+
+    Parameters
+    ----------
+    path
+        NIfTI file with three axes, or four where the last is time.
+    any_spacing
+        Whether to believe whatever spacing the header has.
+    axes
+        See :class:`Scan`.
+
+    Raises
+    ------
+    UserError
+        The file is unreadable, its spacing is not to be trusted, or a frame shows nothing.
+    """
+    if not any_spacing:
+        check_spacing(path)
+    data, image = read_image(path, {3: "three", 4: "four"})
+    cine = data.reshape(*data.shape[:3], -1).astype(np.float32)  # (i, j, k[, t]) -> (i, j, k, t)
+    for frame in range(cine.shape[3]):
+        name = f"{path}: frame {frame + 1}" if data.ndim == 4 else str(path)
+        check_image(cine[..., frame], name)
+    return Scan(path, cine, image, axes)
+
+
+def segment(
+    model: nn.Module,
+    scan: Scan,
+    spacing_mm: float,
+    device: torch.device,
+    *,
+    largest: bool = False,
+    advance: Callable[[], None] | None = None,
+) -> np.ndarray:
+    """Segment every frame of a scan by itself, exactly as ``evaluate`` does.
+
+    Parameters
+    ----------
+    model
+        Put into evaluation mode and moved to ``device``.
+    scan
+        What to segment.
+    spacing_mm
+        In-plane spacing of the network's grid.
+    device
+        Where to compute.
+    largest
+        Whether to keep only the largest connected part of each structure.
+    advance
+        Called after every frame.
+
+    Returns
+    -------
+    ndarray
+        (i, j, k, t) uint8, canonical labels on the file's own voxels.
+    """
+    model.to(device).eval()
+    labels = np.zeros(scan.data.shape, np.uint8)
+    for frame in range(scan.frames):
+        view = scan.view(frame)
+        slices = network_slices(view, scan.spacing_mm, spacing_mm)  # (z, H, W) -> (z, 1, h, w)
+        parts = torch.split(slices, SLICES_AT_ONCE)
+        found = torch.cat([predict_labels(model, part, view.shape[1:], device) for part in parts])
+        kept = largest_parts(found.numpy()) if largest else found.numpy()
+        labels[..., frame] = from_view(kept, scan.affine)  # (z, H, W) -> (i, j, k)
+        if advance:
+            advance()
+    return labels
+
+
+def largest_parts(labels: np.ndarray) -> np.ndarray:
+    """Keep the largest connected part of each structure in 3-D; the rest becomes background.
+
+    Voxels that share a face, an edge or a corner are of one part.
+    """
+    keep = KeepLargestConnectedComponent(range(1, NUM_CLASSES), connectivity=3)
+    kept = keep(torch.from_numpy(labels)[None])[0]  # (z, H, W) -> (1, z, H, W) and back
+    return np.asarray(kept, np.uint8)
+
+
+def write_segmentation(
+    scan: Scan, labels: np.ndarray, label_map: Mapping[int, int], path: Path
+) -> None:
+    """Write labels (i, j, k, t) in the shape and geometry of the scan's file."""
+    write_labels(labels.reshape(scan.image.shape), scan.image, label_map, path)

@@ -1,0 +1,233 @@
+"""From NIfTI files to slices of one orientation, spacing and intensity scale, once and cached."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from monai.transforms import Compose, Transform
+from torch import Tensor
+
+from cardiac.datasets import Case
+from cardiac.nifti import read_image, read_nifti
+from cardiac.view import lps_affine, to_view, view_spacing_mm
+from cardiac.volume_cache import VolumeCache, item_hash
+from common.errors import UserError
+from common.labels import NUM_CLASSES
+
+VERSION = 1
+"""Part of the cache key; raise it when the meaning of what is cached changes."""
+
+CLIP_PERCENTILES = (0.5, 99.5)
+
+
+class Volume(dict[str, Tensor]):
+    """One frame, ready for the network.
+
+    Keys
+    ----
+    image : float32 (z, 1, h, w)
+        Standardised intensities at the network's in-plane spacing.
+    label : uint8 (z, 1, h, w)
+        Canonical labels on the same grid.
+    native_label : uint8 (z, H, W)
+        Canonical labels on the file's own grid, in the standard view; what Dice is measured on.
+    native_spacing_mm : float32 (3,)
+        Spacing of that grid along (z, H, W).
+    """
+
+
+def load_frame(case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Read and check a case in the standard view.
+
+    Returns
+    -------
+    image : ndarray (z, H, W), float32
+    label : ndarray (z, H, W), uint8, canonical labels
+    spacing_mm : ndarray (3,) along (z, H, W)
+
+    Raises
+    ------
+    UserError
+        A file is unreadable, shapes differ, a label value is unknown, an intensity is not finite
+        or all are equal, or a frame of a 4-D label is not labelled.
+    """
+    image, stored = _read(case.image, case.frame_index)
+    affine = lps_affine(stored, case.axes)
+    label, _ = _read(case.label, case.frame_index)
+    if image.shape != label.shape:
+        raise UserError(f"{case.label}: shape {label.shape} differs from the image's {image.shape}")
+    check_image(image, str(case.image))
+    values = np.unique(label)
+    if unknown := [f"{v:g}" for v in values if v not in case.label_map]:
+        raise UserError(
+            f"{case.label}: label value {', '.join(unknown)} is unknown; "
+            f"expected {sorted(case.label_map)}"
+        )
+    if case.frame_index is not None and not label.any():  # the index points beside the labels
+        raise UserError(
+            f"{case.label}: frame {case.frame_index} ({case.frame}) holds no structure, expected "
+            "LV, MYO and RV; frames are counted from 0"
+        )
+    canonical = np.zeros(label.shape, np.uint8)
+    for value in values:
+        canonical[label == value] = case.label_map[int(value)]
+    view = to_view(image, affine).astype(np.float32)
+    return view, to_view(canonical, affine), view_spacing_mm(affine)
+
+
+def _read(path: Path, frame_index: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return a 3-D file, or one frame of a 4-D file, as (i, j, k) float64, and its affine."""
+    if frame_index is None:
+        return read_nifti(path)
+    data, image = read_image(path, {4: "four"})
+    return data[..., frame_index], np.asarray(image.affine)  # (i, j, k, t) -> (i, j, k)
+
+
+def check_image(image: np.ndarray, name: str) -> None:
+    """Refuse intensities that nothing can be seen in.
+
+    Raises
+    ------
+    UserError
+        A value is not finite or all are equal; the message begins with ``name``.
+    """
+    if bad := int(np.count_nonzero(~np.isfinite(image))):
+        raise UserError(f"{name}: {bad} values are NaN or infinite")
+    if image.min() == image.max():
+        raise UserError(f"{name}: every value is {image.flat[0]:g}, expected an image")
+
+
+def standardise(image: np.ndarray) -> np.ndarray:
+    """Clip a volume at its 0.5th and 99.5th percentile and give it mean 0 and deviation 1."""
+    low, high = np.percentile(image, CLIP_PERCENTILES)
+    clipped = np.clip(image, low, high) if high > low else image
+    standard: np.ndarray = (clipped - clipped.mean()) / max(float(clipped.std()), 1e-6)
+    return standard.astype(np.float32)
+
+
+def resample(slices: Tensor, size: Sequence[int]) -> Tensor:
+    """Resample in plane, (z, c, h, w) -> (z, c, *size), with anti-aliasing."""
+    if tuple(slices.shape[-2:]) == tuple(size):
+        return slices
+    return F.interpolate(slices, list(size), mode="bilinear", antialias=True, align_corners=False)
+
+
+def resample_labels(label: Tensor, size: Sequence[int]) -> Tensor:
+    """Resample labels (z, h, w) through their indicator functions -> uint8 (z, *size)."""
+    indicators = F.one_hot(label.long(), NUM_CLASSES).permute(0, 3, 1, 2).float()
+    return resample(indicators, size).argmax(1).to(torch.uint8)
+
+
+def network_size(size: Sequence[int], spacing_mm: Sequence[float], target_mm: float) -> list[int]:
+    """Return the (h, w) of a slice of native ``size`` and ``spacing_mm`` at ``target_mm``."""
+    return [max(1, round(n * mm / target_mm)) for n, mm in zip(size, spacing_mm, strict=True)]
+
+
+def network_slices(view: np.ndarray, native_mm: np.ndarray, spacing_mm: float) -> Tensor:
+    """Return what the network sees of a frame.
+
+    Parameters
+    ----------
+    view
+        (z, H, W) float32 intensities in the standard view.
+    native_mm
+        (3,) its spacing along (z, H, W).
+    spacing_mm
+        In-plane spacing of the network's grid.
+
+    Returns
+    -------
+    Tensor
+        (z, 1, h, w) float32, standardised over the frame.
+    """
+    size = network_size(view.shape[1:], native_mm[1:].tolist(), spacing_mm)
+    return resample(torch.from_numpy(standardise(view))[:, None], size)
+
+
+class _Prepare(Transform):  # type: ignore[misc]
+    """Read one case and prepare it; the deterministic part that is cached."""
+
+    def __init__(self, spacing_mm: float) -> None:
+        self.spacing_mm = spacing_mm
+
+    def __call__(self, item: dict[str, Any]) -> dict[str, Tensor]:
+        case = Case(
+            item["patient"],
+            item["frame"],
+            Path(item["image"]),
+            Path(item["label"]),
+            {int(value): label for value, label in item["label_map"].items()},
+            {},
+            item.get("axes", "LPS"),
+            item.get("frame_index"),
+        )
+        image, label, native_mm = load_frame(case)
+        slices = network_slices(image, native_mm, self.spacing_mm)
+        native_label = torch.from_numpy(label)
+        return {
+            "image": slices,
+            "label": resample_labels(native_label, slices.shape[-2:])[:, None],
+            "native_label": native_label,
+            "native_spacing_mm": torch.from_numpy(native_mm),
+        }
+
+
+def volumes(cases: Iterable[Case], spacing_mm: float, cache_dir: Path | None) -> VolumeCache:
+    """Return the prepared volumes of ``cases``, computed once and kept in ``cache_dir``.
+
+    The cache key holds all that a volume depends on: the files with their size and time, the
+    frame of 4-D files, the label map, the spacing and the version of this code.
+
+    Parameters
+    ----------
+    cases
+        What to read.
+    spacing_mm
+        In-plane spacing of the network's grid.
+    cache_dir
+        Where to keep prepared volumes; None to compute them at every access.
+    """
+    items = [
+        {
+            "patient": case.patient,
+            "frame": case.frame,
+            "image": str(case.image),
+            "label": str(case.label),
+            "label_map": {str(value): label for value, label in case.label_map.items()},
+            "stamp": [stamp(case.image), stamp(case.label)],
+            "prepare": [VERSION, spacing_mm],
+            # Where these say nothing they are left out, which keeps what is cached valid
+            **({} if case.axes == "LPS" else {"axes": case.axes}),
+            **({} if case.frame_index is None else {"frame_index": case.frame_index}),
+        }
+        for case in cases
+    ]
+    return VolumeCache(items, Compose([_Prepare(spacing_mm)]), cache_dir, hash_func=item_hash)
+
+
+def load_volume(dataset: VolumeCache, index: int) -> Volume:
+    """Return one prepared volume.
+
+    Raises
+    ------
+    UserError
+        The case's files are at fault (see :func:`load_frame`).
+    """
+    try:
+        return Volume(dataset[index])
+    except RuntimeError as error:  # MONAI wraps what a transform raises
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, UserError):
+            cause = cause.__cause__
+        if cause is None:
+            raise
+        raise cause from None
+
+
+def stamp(path: Path) -> list[int]:
+    """Return a file's size and time of change, which tell it from one that took its place."""
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns]

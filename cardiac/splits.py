@@ -1,0 +1,127 @@
+"""Train, validation and test patients of a site: 8:1:1, and never moved by newcomers.
+
+An experiment may go on with fewer of them.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
+
+from cardiac.datasets import Case
+from common.errors import UserError
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+MIN_PATIENTS = 3
+
+
+def split_patients(patients: Iterable[str], seed: int) -> dict[Split, list[str]]:
+    """Divide patients 8:1:1 by a hash of (seed, patient).
+
+    Each patient falls below 0.1 (test), below 0.2 (validation) or above (train) on their own, so
+    adding patients moves nobody. Where a small site would be left with an empty split, the
+    patient nearest to it by hash fills the place.
+
+    Raises
+    ------
+    UserError
+        There are fewer than three patients, too few for three splits.
+    """
+    position = {patient: _position(patient, seed) for patient in set(patients)}
+    order = sorted(position, key=lambda patient: position[patient])
+    if len(order) < MIN_PATIENTS:
+        raise UserError(
+            f"{len(order)} patient(s) cannot be split into train, validation and test; "
+            f"expected at least {MIN_PATIENTS}"
+        )
+    below = [sum(position[patient] < limit for patient in order) for limit in (0.1, 0.2)]
+    test_end = min(max(below[0], 1), len(order) - 2)
+    val_end = min(max(below[1], test_end + 1), len(order) - 1)
+    return {
+        "train": sorted(order[val_end:]),
+        "val": sorted(order[test_end:val_end]),
+        "test": sorted(order[:test_end]),
+    }
+
+
+def split_cases(cases: Sequence[Case], seed: int) -> dict[Split, list[Case]]:
+    """Divide a site's cases by patient, so that a patient's frames stay together.
+
+    Raises
+    ------
+    UserError
+        See :func:`split_patients`.
+    """
+    patients = split_patients((case.patient for case in cases), seed)
+    return {
+        split: [case for case in cases if case.patient in set(patients[split])] for split in SPLITS
+    }
+
+
+def restrict(
+    splits: Mapping[Split, Sequence[Case]],
+    *,
+    train_patients: int = 0,
+    val_patients: int = 0,
+    validate_on: str = "",
+    seed: int,
+) -> dict[Split, list[Case]]:
+    """Leave out patients of a site, who then take no part; test patients all stay.
+
+    Patients are kept by the order of their hash, so six of them are the three and three more.
+
+    Parameters
+    ----------
+    splits
+        Of :func:`split_cases`.
+    train_patients, val_patients
+        How many to keep at most; 0 for all.
+    validate_on
+        ``COLUMN=VALUE``: only validation patients of whom the data set says this; empty for all.
+        The column's case does not matter.
+    seed
+        The one that they were split by.
+
+    Raises
+    ------
+    UserError
+        ``validate_on`` is not of that form, no column is called so, or nobody is left.
+    """
+    validated = _having(splits["val"], validate_on) if validate_on else splits["val"]
+    return {
+        "train": _first(splits["train"], train_patients, seed),
+        "val": _first(validated, val_patients, seed),
+        "test": list(splits["test"]),
+    }
+
+
+def _having(cases: Sequence[Case], wanted: str) -> list[Case]:
+    column, equals, value = (part.strip() for part in wanted.partition("="))
+    if not (column and equals and value):
+        raise UserError(f"validate-on: found {wanted!r}, expected COLUMN=VALUE")
+    for case in cases:
+        if column not in case.info:
+            known = ", ".join(sorted(case.info)) or "none"
+            raise UserError(
+                f"validate-on: no column {column!r} (patient {case.patient}); found {known}"
+            )
+    kept = [case for case in cases if case.info[column] == value]
+    if not kept:
+        found = ", ".join(sorted({case.info[column] for case in cases}))
+        raise UserError(
+            f"validate-on: no validation patient has {column} {value!r}; found {found or 'nobody'}"
+        )
+    return kept
+
+
+def _first(cases: Sequence[Case], patients: int, seed: int) -> list[Case]:
+    """Return the cases of so many patients, the first by hash; 0 for all."""
+    order = sorted({case.patient for case in cases}, key=lambda name: _position(name, seed))
+    kept = set(order[:patients] if patients else order)
+    return [case for case in cases if case.patient in kept]
+
+
+def _position(patient: str, seed: int) -> float:
+    """Map a patient to [0, 1), evenly and for good."""
+    digest = hashlib.sha256(f"{seed}\x1f{patient}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64

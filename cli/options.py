@@ -1,0 +1,13 @@
+"""The options that several commands have in common."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", help="TOML file with run configuration keys.")
+]
+BaseFile = Annotated[Path, typer.Option("--base", help="Base file.")]
+AdapterFile = Annotated[Path | None, typer.Option("--adapter", help="Adapter file of a run.")]
+DataFolder = Annotated[Path, typer.Option("--data", help="Folder in ACDC or M&Ms-2 layout.")]

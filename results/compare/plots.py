@@ -1,0 +1,217 @@
+"""The pictures of a setting: Dice by method, cross-client matrices, traffic, curves."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
+
+from common.files import replace_file
+from results.compare.plan import BASE
+from results.compare.results import RowResult
+from results.compare.scores import Finished, mean
+from results.report.figures import BASE_COLOR, DASHES
+from results.report.svg import STYLE, label, whole_rounds
+from results.report.tables import COLORS
+
+DPI = 120
+COLUMNS = 4
+"""Matrices side by side."""
+NAME_LENGTH = 28
+MARKS = ("o", "s", "^", "P")
+UP, DOWN = "#3d6480", "#a9bccb"
+
+
+@dataclass(frozen=True)
+class Looks:
+    """How every row is drawn, in all pictures of a setting alike.
+
+    Attributes
+    ----------
+    rows
+        Names in their order. After the last colour the first comes again with another mark.
+    """
+
+    rows: Sequence[str]
+
+    def color(self, row: str) -> str:
+        """Return the row's colour; grey for the base model."""
+        return BASE_COLOR if row == BASE else COLORS[self.rows.index(row) % len(COLORS)]
+
+    def turn(self, row: str) -> int:
+        """Return how often the colours were used up before the row."""
+        return 0 if row == BASE else self.rows.index(row) // len(COLORS)
+
+
+Draw = Callable[[Sequence[RowResult], Looks], Figure]
+
+
+def draw_all(rows: Sequence[RowResult]) -> dict[str, Figure]:
+    """Draw what can be drawn of the rows that have a finished run, by file name."""
+    done = [row for row in rows if row.finished]
+    trained = [row for row in done if row.row != BASE]
+    looks = Looks([row.row for row in rows if row.row != BASE])
+    drawings: dict[str, tuple[Draw, Sequence[RowResult]]] = {
+        "in-client-dice": (in_client, done),
+        "cross-client": (matrices, done),
+        "dice-by-bytes": (dice_by_bytes, trained),
+        "validation": (validation, [row for row in trained if _curve(row)]),
+        "bytes-a-round": (bytes_a_round, trained),
+    }
+    with mpl.rc_context(STYLE):
+        return {name: draw(chosen, looks) for name, (draw, chosen) in drawings.items() if chosen}
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG."""
+    with mpl.rc_context(STYLE), replace_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=DPI)
+
+
+def in_client(rows: Sequence[RowResult], looks: Looks) -> Figure:
+    """Draw the mean in-client Dice of every seed as a point, and the mean over seeds."""
+    figure, axes = _rows_figure(rows)
+    for place, row in enumerate(rows):
+        values = list(row.in_client_by_seed.values())
+        color = looks.color(row.row)
+        axes.plot(values, [place] * len(values), "o", ms=5, alpha=0.55, mew=0, color=color)
+        middle = row.in_client["mean"].mean
+        axes.plot([middle], [place], "D", ms=8, mfc="white", mew=1.8, color=color)
+    axes.set(title="In-client Dice: a point a seed, a diamond the mean", xlabel="Dice")
+    axes.grid(visible=False, axis="y")
+    return figure
+
+
+def dice_by_bytes(rows: Sequence[RowResult], looks: Looks) -> Figure:
+    """Draw in-client Dice against the payload of the whole run; no payload is a line."""
+    figure = Figure(figsize=(8, 4.8), layout="constrained")
+    axes = figure.subplots()
+    for row in rows:
+        color, dice = looks.color(row.row), row.in_client["mean"].mean
+        mark = MARKS[looks.turn(row.row) % len(MARKS)]
+        if row.in_all > 0:
+            mib = row.in_all / 2**20
+            axes.plot([mib], [dice], mark, ms=8, color=color, label=short_name(row.row))
+        else:
+            text = f"{short_name(row.row)} (sends nothing)"
+            axes.axhline(dice, color=color, ls="--", lw=1.2, label=text)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set(title="In-client Dice and traffic", xlabel="payload of the run, MiB", ylabel="Dice")
+    figure.legend(loc="outside right upper")
+    return figure
+
+
+def validation(rows: Sequence[RowResult], looks: Looks) -> Figure:
+    """Draw the sites' mean validation Dice over the rounds, mean over seeds."""
+    figure = Figure(figsize=(8, 4.8), layout="constrained")
+    axes = figure.subplots()
+    for row in rows:
+        points = _curve(row)
+        dashes = DASHES[looks.turn(row.row) % len(DASHES)]
+        axes.plot(
+            [t for t, _ in points], [value for _, value in points],
+            color=looks.color(row.row), ls=dashes, marker="o", ms=3, label=short_name(row.row),
+        )  # fmt: skip
+    whole_rounds(axes)
+    axes.set(title="Validation Dice, mean of the sites", ylabel="Dice")
+    figure.legend(loc="outside right upper")
+    return figure
+
+
+def bytes_a_round(rows: Sequence[RowResult], _: Looks) -> Figure:
+    """Draw the payload of a round from and to all sites."""
+    figure, axes = _rows_figure(rows)
+    places = np.arange(len(rows))
+    for shift, color, text, values in (
+        (-0.19, UP, "from the sites", [row.up for row in rows]),
+        (0.19, DOWN, "to the sites", [row.down for row in rows]),
+    ):
+        mib = [value / 2**20 for value in values]
+        axes.barh(places + shift, mib, height=0.36, color=color, label=text)
+        for y, value in zip(places + shift, mib, strict=True):
+            axes.annotate(f" {value:.3g}", (value, y), va="center", fontsize=8)
+    axes.margins(x=0.12)
+    axes.set(title="Payload of a round, all sites", xlabel="MiB")
+    axes.grid(visible=False, axis="y")
+    figure.legend(loc="outside lower center", ncols=2)
+    return figure
+
+
+def matrices(rows: Sequence[RowResult], _: Looks) -> Figure:
+    """Draw for every row the mean Dice of its models at every site."""
+    tables = [(row, *_matrix(list(row.finished.values()))) for row in rows]
+    across = min(COLUMNS, len(tables))
+    down = math.ceil(len(tables) / across)
+    sites = max(len(columns) for _, _, columns, _ in tables)
+    high = max(len(names) for _, names, _, _ in tables)
+    size = (across * (1.4 + 0.75 * sites), down * (1.1 + 0.42 * high))
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(down, across, squeeze=False)
+    known = [v for _, _, _, values in tables for v in chain(*values) if not math.isnan(v)]
+    low, top = (min(known), max(known)) if known else (0.0, 1.0)
+    for axes in panels.flat[len(tables) :]:
+        axes.set_axis_off()
+    for axes, (row, names, columns, values) in zip(panels.flat, tables, strict=False):
+        _heat(axes, np.array(values), low, max(top, low + 1e-3))
+        axes.set_title(short_name(row.row))
+        axes.set_xticks(range(len(columns)), [label(name) for name in columns])
+        axes.set_yticks(range(len(names)), [label(name) for name in names])
+    figure.supxlabel("patients of")
+    figure.supylabel("model of")
+    return figure
+
+
+def _heat(axes: Axes, values: np.ndarray, low: float, top: float) -> None:
+    """Draw a matrix with its numbers in the cells."""
+    axes.imshow(values, cmap="viridis", vmin=low, vmax=top, aspect="auto")
+    for (y, x), value in np.ndenumerate(values):
+        dark = value < low + 0.6 * (top - low)
+        text = "–" if math.isnan(value) else f"{value:.2f}"
+        axes.text(x, y, text, ha="center", va="center", fontsize=9, color="w" if dark else "k")
+    axes.grid(visible=False)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+
+
+def _matrix(runs: Sequence[Finished]) -> tuple[list[str], list[str], list[list[float]]]:
+    """Return models, sites and mean Dice over seeds; NaN where a seed has no such model."""
+    sites = sorted({site for run in runs for site in run.sites})
+    by_run = [(run.sites, run.matrix()) for run in runs]
+    names = list(dict.fromkeys(name for _, rows in by_run for name in rows))
+    values = [
+        [
+            mean(rows[name][at.index(site)] for at, rows in by_run if name in rows and site in at)
+            for site in sites
+        ]
+        for name in names
+    ]
+    return names, sites, values
+
+
+def _curve(row: RowResult) -> list[tuple[int, float]]:
+    """Return the validation over the rounds that every finished seed has."""
+    curves = [dict(run.validation()) for run in row.finished.values()]
+    rounds = set.intersection(*map(set, curves)) if curves else set()
+    return [(t, mean(curve[t] for curve in curves)) for t in sorted(rounds)]
+
+
+def _rows_figure(rows: Sequence[RowResult]) -> tuple[Figure, Axes]:
+    """Return a figure with a line for every row, the first one on top."""
+    figure = Figure(figsize=(8, 1.3 + 0.38 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    axes.set_yticks(range(len(rows)), [short_name(row.row) for row in rows])
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    return figure, axes
+
+
+def short_name(name: str) -> str:
+    """Return a name that fits into a picture."""
+    return name if len(name) <= NAME_LENGTH else name[: NAME_LENGTH - 1] + "…"

@@ -1,0 +1,132 @@
+"""What is exported: base, adapter and configuration, checked against each other."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from monai.networks.nets import BasicUNet
+
+from common import lora
+from common.adapter import BASE_NOTE, Adapter, check_base, load_adapter
+from common.config import RunConfig
+from common.errors import UserError
+from common.model import file_sha256, load_base
+from common.options import read_toml
+from results.export.run_facts import RunFacts, read_run
+from server_app.run_config import load_config
+from server_app.run_dir import RunDir
+
+
+@dataclass(frozen=True)
+class AdapterFile:
+    """An adapter and the fingerprint of its file."""
+
+    adapter: Adapter
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model to export.
+
+    Attributes
+    ----------
+    config
+        Of the run, or of the file that the user gave.
+    base
+        Base file.
+    base_sha256
+        Its fingerprint.
+    adapter
+        None where the base alone is exported.
+    facts
+        What the run left on disk; None without a run.
+    """
+
+    config: RunConfig
+    base: Path
+    base_sha256: str
+    adapter: AdapterFile | None
+    facts: RunFacts | None
+
+    @cached_property
+    def network(self) -> BasicUNet:
+        """The base with the adapter folded in, in evaluation mode."""
+        model = load_base(
+            self.base, self.config.model.channels(), sha256=self.config.base_sha256
+        ).eval()
+        if self.adapter is not None:
+            lora.fold(model, self.adapter.adapter)
+        return model
+
+    @property
+    def notes(self) -> dict[str, str]:
+        """Fingerprints of what the exported files were made of."""
+        notes = {BASE_NOTE: self.base_sha256}
+        if self.adapter is not None:
+            notes["adapter-sha256"] = self.adapter.sha256
+        return notes
+
+
+def open_source(
+    base: Path | None, adapter: Path | None, run: Path | None, config: Path | None
+) -> Source:
+    """Read what is to be exported and check that it belongs together.
+
+    Raises
+    ------
+    UserError
+        A file is missing or broken, or the adapter is not of this base.
+    """
+    if run is not None and (adapter is not None or config is not None):
+        other = "--adapter" if adapter is not None else "--config"
+        raise UserError(f"{other}: found beside --run, expected one of them; a run has its own")
+    facts = None
+    if run is None:
+        settings = load_config(config)
+    else:
+        folder = RunDir(run)
+        adapter = folder.adapter
+        if not adapter.is_file():
+            raise UserError(f"{run}: no result in this folder, expected {adapter.name} in it")
+        settings = RunConfig.from_flat(read_toml(folder.config), str(folder.config))
+        facts = read_run(folder)
+    factors, notes = load_adapter(adapter) if adapter is not None else (None, {})
+    wanted = notes.get(BASE_NOTE) or settings.base_sha256
+    if base is None:
+        base = _find_base(settings, wanted, run)
+    sha256 = file_sha256(base)
+    if adapter is not None:
+        check_base(adapter, notes, base, sha256)
+    network = load_base(base, settings.model.channels(), sha256=settings.base_sha256)
+    if factors is None or adapter is None:
+        return Source(settings, base, sha256, None, facts)
+    try:
+        factors.check_fits(lora.layer_shapes(network))
+    except ValueError as error:
+        raise UserError(f"{adapter}: does not fit {base}: {error}") from None
+    return Source(settings, base, sha256, AdapterFile(factors, file_sha256(adapter)), facts)
+
+
+def _find_base(config: RunConfig, wanted: str, run: Path | None) -> Path:
+    """Return the base file of the configuration, or the one the demo made for itself."""
+    if run is None and not config.base_model:
+        raise UserError("--base: missing, expected the base file")
+    if config.base_model:
+        path = config.path(config.base_model)
+        if path.is_file():
+            return path
+    for path in sorted(config.path(config.data.cache_dir).glob("base-*.safetensors")):
+        if wanted and file_sha256(path) == wanted:
+            return path
+    raise UserError(
+        f"--base: missing, and neither base-model = {config.base_model!r} nor cache-dir = "
+        f"{config.data.cache_dir!r} of the configuration has the base file here; expected the "
+        f"one with SHA-256 {wanted or '(not recorded)'}"
+    )
+
+
+def parameters(model: torch.nn.Module) -> int:
+    """Return how many numbers a model has."""
+    return sum(value.numel() for value in model.state_dict().values())

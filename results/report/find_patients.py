@@ -1,0 +1,158 @@
+"""Where a report finds the images of a run, and what it keeps of them.
+
+In a real federation the server has no image, so this works where they are: on the machine of a
+simulation, or at a site for its own patients.
+"""
+
+import hashlib
+import json
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from client_app import demo
+from common.adapter import BASE_NOTE, load_adapter, site_file
+from common.config import DataConfig, RunConfig
+from common.errors import UserError
+from common.files import write_text
+from common.model import file_sha256
+from common.progress import Advance
+from results.report.patient_scores import score_patients
+from results.report.patients import Patients
+from results.run_files import Run
+
+VERSION = 1
+"""Part of the key of what is kept; raise it when the meaning of the scores changes."""
+MOST_SITES = 12
+"""Sites up to which every adapter is scored on every other site's patients."""
+MOST_ROUNDS = 6
+"""Rounds in which this is followed."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Files to compute from.
+
+    Attributes
+    ----------
+    data, base, adapter
+        Folder of all sites' cases, base file, the run's result (or checkpoint, while it goes on).
+    updates
+        Files of the sites' own adapters by round and site, for rounds in which all have one.
+    """
+
+    data: Path
+    base: Path
+    adapter: Path
+    updates: dict[int, dict[str, Path]]
+
+    def key(self, data: DataConfig) -> dict[str, Any]:
+        """Return what the scores depend on."""
+        own = hashlib.sha256()
+        for path in (path for sites in self.updates.values() for path in sites.values()):
+            own.update(file_sha256(path).encode())
+        return {
+            "version": VERSION,
+            "adapter": file_sha256(self.adapter),
+            "base": file_sha256(self.base),
+            "updates": own.hexdigest(),
+            "data": [
+                *(str(self.data.resolve()), data.split_by, data.split_seed),
+                *(data.spacing_mm, data.affine_axes),
+            ],
+        }
+
+
+def find_inputs(run: Run, data: Path | None, base: Path | None) -> Inputs | str:
+    """Return the files to compute from, or why there are none.
+
+    Parameters
+    ----------
+    run
+        The run.
+    data, base
+        As given by the user; None to look where the run's configuration says, and for the demo's
+        phantom.
+
+    Raises
+    ------
+    UserError
+        The base is not that of the run.
+    """
+    config = run.config
+    results = (run.path / name for name in ("adapter.safetensors", "checkpoint.safetensors"))
+    adapter = next(filter(Path.is_file, results), None)
+    apart = config.method.sends != "all" or config.method.trains == "weights"
+    if adapter is None or apart:
+        return f"the run {'ends with no one adapter' if apart else 'has no adapter yet'}"
+    if data is None and config.data.data_dir:
+        data = config.path(config.data.data_dir)
+        if not data.is_dir():
+            return f"data-dir {data} is not here"
+    if base is None and config.base_model:
+        base = config.path(config.base_model)
+        if not base.is_file():
+            return f"base-model {base} is not here"
+    if data is None or base is None:
+        phantom = _phantom(config)
+        if phantom is None:
+            return "the run's configuration names no data folder and base file for all sites"
+        data, base = data or phantom.data_dir, base or phantom.base_model
+        if _base_of(adapter, config) != file_sha256(base):
+            return "the run's configuration names no base file, and it is not the demo's"
+    expected, found = _base_of(adapter, config), file_sha256(base)
+    if expected and found != expected:
+        raise UserError(f"{base}: SHA-256 is {found}, expected {expected} as in {run.path}")
+    return Inputs(data, base, adapter, _updates(run))
+
+
+def _phantom(config: RunConfig) -> demo.Provided | None:
+    """Return the demo's phantom and base where a run has made them."""
+    folder = config.path(config.data.cache_dir) / f"phantom-{demo.PHANTOM_VERSION}"
+    if not folder.is_dir():
+        return None
+    provided = demo.provide(config, need_base=False)
+    return provided if provided.base_model.is_file() else None
+
+
+def _base_of(adapter: Path, config: RunConfig) -> str:
+    """Return the fingerprint of the base that the run was on; empty where it is not known."""
+    return load_adapter(adapter)[1].get(BASE_NOTE, "") or config.base_sha256
+
+
+def _updates(run: Run) -> dict[int, dict[str, Path]]:
+    """Return the sites' own adapters by round; where merges are folded these stand on others."""
+    if run.config.method.folds or not 1 < len(run.sites) <= MOST_SITES:
+        return {}
+    complete = {}
+    for line in run.rounds:
+        folder = run.path / "updates" / f"round-{line['round']:03d}"
+        files = {site: folder / site_file(site) for site in run.sites}
+        if all(path.is_file() for path in files.values()):
+            complete[line["round"]] = files
+    evenly = np.linspace(0, len(complete) - 1, min(MOST_ROUNDS, len(complete))).round().astype(int)
+    rounds = sorted(complete)
+    return {rounds[place]: complete[rounds[place]] for place in evenly}
+
+
+def patients_of(run: Run, inputs: Inputs, report: Advance) -> Patients:
+    """Return scores and pictures of single patients, from ``patients.json`` if it still fits.
+
+    Raises
+    ------
+    UserError
+        The data lack a site of the run, or a file is broken.
+    """
+    kept, key = run.path / "patients.json", inputs.key(run.config.data)
+    with suppress(OSError, ValueError, KeyError, TypeError):  # whatever it is, make it anew
+        content = json.loads(kept.read_text("utf-8"))
+        if content["key"] == key:
+            return Patients.from_json(content)
+    patients = score_patients(
+        run.sites, inputs.data, inputs.base, inputs.adapter, inputs.updates, run.config, report
+    )
+    write_text(kept, json.dumps({"key": key, **patients.to_json()}) + "\n")
+    return patients

@@ -1,0 +1,166 @@
+"""What ran and how it ended, in sentences and facts; and what it takes to run it again."""
+
+import shlex
+from collections.abc import Sequence
+from json import dumps
+from pathlib import Path
+
+from common.config import RunConfig
+from results.report.finding import LEAST_CHANGE, listed
+from results.report.patients import Patients, mean
+from results.report.tables import Palette, Table, count, duration, row, signed, size
+from results.run_files import Run
+
+NOT_REPEATED = frozenset(("profile", "resume", "run-dir"))
+"""Keys that a command to run it again leaves out: a profile's keys are all given themselves."""
+
+
+def state(run: Run) -> str:
+    """Say how far the run is."""
+    done, planned = len(run.rounds), run.config.method.rounds
+    if run.summary is not None:
+        return f"finished, {count(done, 'round')}"
+    return f"not finished: {done} of {planned} rounds (still running, or stopped)"
+
+
+def outcome(run: Run, patients: Patients | None) -> list[str]:
+    """Say in a few sentences what came out."""
+    gains = run.gains()
+    if not gains:
+        return _outcome_so_far(run)
+    up = [site for site, gain in gains.items() if gain > LEAST_CHANGE]
+    down = [site for site, gain in gains.items() if gain < -LEAST_CHANGE]
+    sentences = [
+        f"Mean test Dice changed by {signed(mean(gains.values()))} over the base model, averaged "
+        f"over {count(len(gains), 'site')}: {_who(up, 'gained')}, {_who(down, 'lost')}."
+    ]
+    volumes = sum(
+        run.summary["sites"].get(site, {}).get("test", {}).get("cases", 0) if run.summary else 0
+        for site in gains
+    )
+    if patients:
+        pairs = [pair for site in run.sites for pair in patients.pairs(site, "dice", "mean")]
+        better = sum(after > before for _, before, after in pairs)
+        sentences.append(
+            f"It rests on {count(len(pairs), 'test patient')} ({count(volumes, 'volume')}); "
+            f"{better} of them did better than under the base model."
+        )
+    else:
+        sentences.append(f"It rests on {count(volumes, 'test volume')}.")
+    moved = run.traffic
+    if moved["full_weights"]:
+        share = (moved["up"] + moved["down"]) / moved["full_weights"]
+        sentences.append(
+            f"{size(moved['up'] + moved['down'])} of adapters moved, {share:.1%} of what "
+            "averaging full weights would have moved."
+        )
+    return sentences
+
+
+def _outcome_so_far(run: Run) -> list[str]:
+    means = run.mean_series("validation")
+    if len(means) < 2 or means[0][0] != 0:
+        return ["There is no result yet."]
+    (_, base), (last, now) = means[0], means[-1]
+    return [
+        f"There are no test scores yet. Up to round {last} the mean validation Dice of the sites "
+        f"went from {base:.3f} (base model) to {now:.3f}."
+    ]
+
+
+def _who(sites: Sequence[str], did: str) -> str:
+    return f"{len(sites)} {did}" + (f" ({listed(sites, 5)})" if sites else "")
+
+
+def facts(run: Run) -> list[tuple[str, str]]:
+    """Return what ran, as (what, value)."""
+    c, m = run.config, run.config.method
+    method = "federated averaging of adapters (λ = 0)" if m.lambda_0 == 0 else (
+        f"Rate-My-LoRA, λ₀ = {m.lambda_0:g} × {m.decay:g} a round"
+    )  # fmt: skip
+    return [
+        ("Method", f"{method}; merge {m.merge}, share by {m.share}"),
+        ("Profile", c.profile or "none"),
+        ("Network", f"U-Net, {c.model.features} channels; rank {c.model.rank}, {c.model.ranks}"),
+        ("Training", f"{count(c.train.local_epochs, 'local epoch')} a round, batches of "
+         f"{c.train.batch_size}, learning rate {c.train.learning_rate:g}"),
+        ("Data", f"{c.data.data_dir or 'phantom, or the own folder of each site'}, split by "
+         f"{c.data.split_by}, split seed {c.data.split_seed}, {c.data.spacing_mm:g} mm"),
+        ("Base model", f"SHA-256 {c.base_sha256}" if c.base_sha256 else "SHA-256 not recorded"),
+        ("Versions", versions(run)),
+        ("Time", _time(run)),
+        ("Folder", str(run.path)),
+    ]  # fmt: skip
+
+
+def versions(run: Run) -> str:
+    """Return the versions that the summary names."""
+    named = (run.summary or {}).get("versions")
+    if not isinstance(named, dict) or not named:
+        return "not recorded"
+    return ", ".join(f"{name} {version}" for name, version in named.items())
+
+
+def _time(run: Run) -> str:
+    by_phase = run.seconds()
+    whole = (run.summary or {}).get("seconds")
+    phases = ", ".join(f"{phase} {duration(s)}" for phase, s in by_phase.items())
+    total = whole if isinstance(whole, int | float) else sum(by_phase.values())
+    return f"{duration(total)} ({phases})" if phases else duration(total)
+
+
+def sites_table(run: Run, palette: Palette, patients: Patients | None) -> Table:
+    """Return who took part."""
+    rows = []
+    for site in run.sites:
+        entries = [entry for t, entry in run.entries(site) if t > 0]
+        last = next((entry for entry in reversed(entries) if "examples" in entry), {})
+        tested = ((run.summary or {}).get("sites", {}).get(site, {}).get("test") or {}).get("cases")
+        split = patients.splits.get(site) if patients else None
+        rows.append(
+            row(
+                palette.cell(site),
+                " / ".join(str(n) for n in split.values()) if split else "–",
+                "–" if tested is None else str(tested),
+                str(last.get("examples", "–")),
+                str(last.get("rank", "–")),
+                f"{len(run.series(site, 'weight'))} of {len(run.rounds)}",
+                str(len(run.penalised(site))),
+            )
+        )
+    head = ("site", "patients train / val / test", "test volumes", "training slices", "rank",
+            "rounds trained", "rounds penalised")  # fmt: skip
+    return Table("Sites", head, rows)
+
+
+def config_table(run: Run) -> Table:
+    """Return the whole configuration."""
+    rows = [
+        row(key, dumps(value, ensure_ascii=False)) for key, value in run.config.to_flat().items()
+    ]
+    return Table("The whole configuration (config.toml)", ("key", "value"), rows, words=True,
+                 folded=True)  # fmt: skip
+
+
+def commands(run: Run) -> list[tuple[str, str]]:
+    """Return (what, command) that run it again into a folder of its own."""
+    defaults = RunConfig().to_flat()
+    typed = {
+        key: value
+        for key, value in run.config.to_flat().items()
+        if key not in NOT_REPEATED and value != defaults[key]
+    }
+    typed["run-dir"] = str(Path("runs") / "again")
+    keys = shlex.quote(" ".join(f"{key}={_toml(value)}" for key, value in typed.items()))
+    nodes = max(1, len(run.sites))
+    return [
+        ("On one machine, simulated",
+         f"flower-simulation --app . --num-supernodes {nodes} --run-config {keys}"),
+        ("With a SuperLink and a SuperNode at every site",
+         f"flwr run . FEDERATION --stream --run-config {keys}"),
+    ]  # fmt: skip
+
+
+def _toml(value: object) -> str:
+    """Return a configuration value as TOML; JSON writes these four types the same way."""
+    return dumps(value, ensure_ascii=False)

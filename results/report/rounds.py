@@ -1,0 +1,78 @@
+"""What happened over the rounds: tables of the rounds, of refusals and of the traffic."""
+
+from results.report.svg import label
+from results.report.tables import Cell, Palette, Table, duration, number, row, size
+from results.run_files import Run
+
+
+def rounds_table(run: Run) -> Table:
+    """Return validation and weights round by round; a penalised site's weight stands beside."""
+    rows = []
+    for line in run.history:
+        entries = [line["sites"].get(site, {}) for site in run.sites]
+        seconds = sum(line.get("seconds", {}).values())
+        cells: list[str | Cell] = [str(line["round"])]
+        cells.append(f"{line.get('lambda', 0):.3f}" if line["round"] else "base")
+        for entry in entries:
+            dice = entry.get("validation")
+            text = "–" if dice is None else number(dice, 4)
+            damped = entry.get("weight", 1) < 1
+            cells.append(Cell(f"{text} ▽ {entry['weight']:.3f}" if damped else text, strong=damped))
+        cells.append(duration(seconds))
+        rows.append(row(*cells))
+    return Table(
+        "Round by round: validation Dice",
+        ("round", "λ", *map(label, run.sites), "time"),
+        rows,
+        note="▽ w: the site gained while another lost, and its adapter counts w in the re-merge.",
+        folded=True,
+    )
+
+
+def refusals_table(run: Run) -> Table:
+    """Return everything that was left out of a round."""
+    rows = [
+        row(str(line["round"]), refusal["site"], refusal["phase"], refusal["reason"][:500])
+        for line in run.history
+        for refusal in line.get("refused", [])
+    ]
+    return Table("Refused or silent", ("round", "site", "phase", "reason"), rows, words=True)
+
+
+def traffic_table(run: Run, palette: Palette) -> Table:
+    """Return each site's payload in all and by message, and what its rank predicts."""
+    rows = []
+    for site in run.sites:
+        entries = [entry for t, entry in run.entries(site) if t > 0]
+        up = sum(entry.get("bytes_up", 0) for entry in entries)
+        down = sum(entry.get("bytes_down", 0) for entry in entries)
+        rank = next((entry["rank"] for entry in reversed(entries) if "rank" in entry), 0)
+        sent = sorted({entry["bytes_up"] for entry in entries if entry.get("bytes_up")})
+        rows.append(
+            row(
+                palette.cell(site),
+                size(up),
+                size(down),
+                " to ".join(f"{n:,}" for n in dict.fromkeys((sent[0], sent[-1]))) if sent else "–",
+                f"{rank * run.bytes_per_rank:,}" if rank else "–",
+            )
+        )
+    total = run.traffic
+    rows.append([Cell(text, strong=True) for text in
+                 ("all sites", size(total["up"]), size(total["down"]), "", "")])  # fmt: skip
+    head = ("site", "up", "down", "bytes an upload", "bytes its rank predicts")
+    return Table("Payload", head, rows)
+
+
+def traffic_sentence(run: Run) -> str:
+    """Hold the traffic against full weights."""
+    moved = run.traffic
+    if not moved["full_weights"]:
+        return "Nothing was trained yet."
+    total = moved["up"] + moved["down"]
+    return (
+        f"{size(total)} in all. Averaging full weights over the same trainings, one model down and "
+        f"one up each, would have moved {size(moved['full_weights'])}; this is "
+        f"{1 - total / moved['full_weights']:.1%} less. Counted are the bytes of the arrays, "
+        "without what the network adds."
+    )

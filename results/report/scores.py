@@ -1,0 +1,120 @@
+"""Test scores by site and structure: tables, and distributions over the patients."""
+
+import math
+from collections.abc import Callable
+
+from results.report.figures import Strip, distribution
+from results.report.patients import COLUMNS, Patients
+from results.report.svg import Drawing
+from results.report.tables import Cell, Palette, Table, change, count, row, signed
+from results.run_files import Run
+
+METRICS = {"dice": ("Dice", 3, 1), "hd95_mm": ("HD95, mm", 1, -1)}
+"""Title, digits, and whether more is better (1) or less (−1)."""
+Lookup = Callable[[str, str, str, str], float]
+"""Called with site, model (base, result), metric and structure."""
+TOLERANCE = 0.005
+"""Dice by which a site's report and the scores computed here may differ: half precision."""
+
+
+def lookup(run: Run, patients: Patients | None) -> Lookup:
+    """Return where scores come from: the sites' reports, else what was computed here."""
+
+    def find(site: str, model: str, metric: str, column: str) -> float:
+        told = run.score(site, "test" if model == "result" else "base", metric, column)
+        if math.isnan(told) and run.summary is None and patients:
+            return patients.score(site, model, metric, column)
+        return told
+
+    return find
+
+
+def tables(run: Run, palette: Palette, patients: Patients | None) -> list[Table]:
+    """Return a table a metric: base → result by structure, and how many patients did better."""
+    return [_table(run, metric, palette, patients) for metric in METRICS]
+
+
+def _table(run: Run, metric: str, palette: Palette, patients: Patients | None) -> Table:
+    title, digits, better = METRICS[metric]
+    find = lookup(run, patients)
+    rows = []
+    for site in run.sites:
+        values = [(find(site, "base", metric, c), find(site, "result", metric, c)) for c in COLUMNS]
+        before, after = values[-1]
+        cells: list[str | Cell] = [palette.cell(site)]
+        cells += [change(*pair, digits) for pair in values]
+        cells.append(Cell(signed(after - before, digits), strong=True))
+        if patients:
+            pairs = patients.pairs(site, metric, "mean")
+            up = sum(better * (after - before) > 0 for _, before, after in pairs)
+            cells.append(f"{up} of {len(pairs)}")
+        rows.append(row(*cells))
+    head = ["site", *COLUMNS, "change", *(["patients better"] if patients else [])]
+    return Table(f"{title}, base → result", head, rows)
+
+
+def figures(run: Run, palette: Palette, patients: Patients | None, anchor: str) -> list[Drawing]:
+    """Return a panel for each metric and structure."""
+    find = lookup(run, patients)
+    sites = [
+        site
+        for site in run.sites
+        if not math.isnan(find(site, "result", "dice", "mean"))
+        or (patients and patients.pairs(site, "dice", "mean"))
+    ]
+    if not sites:
+        return []
+    drawings = []
+    for metric, (title, *_) in METRICS.items():
+        for column in COLUMNS[:-1]:
+            strips = [
+                Strip(
+                    site,
+                    [(b, r) for _, b, r in patients.pairs(site, metric, column)]
+                    if patients
+                    else [],
+                    find(site, "base", metric, column),
+                    find(site, "result", metric, column),
+                )
+                for site in sites
+            ]
+            name = f"{anchor} {title} of {column}, base and result by site"
+            drawings.append(distribution(name, f"{column}: {title}", strips, palette))
+    return drawings
+
+
+def disagreement(run: Run, patients: Patients) -> str:
+    """Say where the scores computed here are not those that the sites reported."""
+    worst = max(
+        (
+            (abs(patients.score(site, model, "dice", "mean") - told), site, model)
+            for site in run.sites
+            for model, key in (("base", "base"), ("result", "test"))
+            if not math.isnan(told := run.score(site, key, "dice", "mean"))
+            and not math.isnan(patients.score(site, model, "dice", "mean"))
+        ),
+        default=(0.0, "", ""),
+    )
+    if worst[0] <= TOLERANCE:
+        return ""
+    return (
+        f"The scores of single patients do not fit the sites' own reports: at {worst[1]} the mean "
+        f"Dice of the {worst[2]} differs by {worst[0]:.3f}. The data, the split or the base here "
+        "may not be those of the run"
+    )
+
+
+def what_is_known(patients: Patients | None, missing: str) -> str:
+    """Say what the scores rest on."""
+    if patients is None:
+        return (
+            f"Only the sites' own means are known ({missing}). A mean hides patients first of all: "
+            "the same mean can be every patient a little better, or one failure among many good "
+            "ones. Run the report where the images are, with --data and --base, to see them."
+        )
+    number = len({(case.site, case.patient) for case in patients.cases})
+    return (
+        f"Each point is one of {count(number, 'test patient')} (the mean of the ED and ES frames), "
+        "grey under the base model, coloured under the result; lines join the two. Diamonds are "
+        "the sites' means, bars the quartiles of sites with at least five patients."
+    )

@@ -1,0 +1,57 @@
+"""The run configuration of a run: defaults, a profile's file, and what the user typed."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from common.config import RunConfig
+from common.errors import UserError
+from common.options import Value, read_toml
+from strategies.methods import METHODS
+
+COMPARISON = "compare-"
+"""How files for ``rate-my-lora compare`` begin, which are no profiles."""
+PROFILES = Path(__file__).resolve().parent.parent / "configs"
+
+
+def resolve_run(fused: Mapping[str, Value], typed: Mapping[str, Value]) -> RunConfig:
+    """Return the configuration of a Flower run.
+
+    Parameters
+    ----------
+    fused
+        The app's configuration in ``pyproject.toml`` with what the user typed over it.
+    typed
+        What the user typed alone. Flower does not tell the two apart in the context, but a
+        profile and a preset lie between them: pyproject < profile < preset < typed.
+
+    Raises
+    ------
+    UserError
+        A key or value is wrong, or there is no such profile or preset.
+    """
+    profile = _profile(fused.get("profile", ""))
+    preset = _preset(fused.get("preset") or profile.get("preset", ""))
+    return RunConfig.from_flat({**fused, **profile, **preset, **typed})
+
+
+def _profile(name: Value) -> dict[str, Value]:
+    if not name:
+        return {}
+    found = (path.stem for path in PROFILES.glob("*.toml"))
+    known = sorted(stem for stem in found if not stem.startswith(COMPARISON))
+    if name not in known:
+        raise UserError(f"run config: profile: found {name!r}, expected one of {known}")
+    return read_toml(PROFILES / f"{name}.toml")
+
+
+def _preset(name: Value) -> dict[str, Value]:
+    if not name:
+        return {}
+    if name not in METHODS:
+        raise UserError(f"run config: preset: found {name!r}, expected one of {sorted(METHODS)}")
+    return dict(METHODS[str(name)].keys)
+
+
+def load_config(path: Path | None) -> RunConfig:
+    """Return the configuration of a TOML file, or the defaults where there is none."""
+    return RunConfig() if path is None else RunConfig.from_flat(read_toml(path), str(path))

@@ -1,0 +1,116 @@
+"""Small files and configurations for the tests of a site."""
+
+import csv
+import gzip
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import torch
+
+from cardiac.datasets import MNMS_LABELS, Case
+from cardiac.preprocessing import Volume
+from common.config import RunConfig
+from common.labels import LV, MYO, RV
+from common.options import Value
+
+TINY: dict[str, Value] = {
+    "features": "4,8,8,8,8,4",
+    "spacing-mm": 4.0,
+    "image-size": 32,
+    "batch-size": 8,
+    "device": "cpu",
+    "augment": False,
+    "pretrain-epochs": 3,
+}
+
+
+def tiny_config(folder: Path, changes: Mapping[str, Value] | None = None) -> RunConfig:
+    """Return a configuration that a test can afford, with its cache in ``folder``."""
+    return RunConfig.from_flat({**TINY, "cache-dir": str(folder), **(changes or {})})
+
+
+def write_nifti(path: Path, data: np.ndarray, affine: np.ndarray | None = None) -> Path:
+    """Write an array (i, j, k); 1.5 × 1.5 × 8 mm along the scanner's axes unless told."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    affine = np.diag([1.5, 1.5, 8.0, 1.0]) if affine is None else affine
+    nib.save(nib.Nifti1Image(data, affine), path)
+    return path
+
+
+def patch_header(path: Path, offset: int, content: bytes) -> None:
+    """Overwrite bytes of a .nii.gz file's header; see the NIfTI-1 standard for the offsets."""
+    plain = bytearray(gzip.decompress(path.read_bytes()))
+    plain[offset : offset + len(content)] = content
+    path.write_bytes(gzip.compress(bytes(plain)))
+
+
+def heart_labels(size: int = 48, slices: int = 4) -> np.ndarray:
+    """Return canonical labels (z, size, size): RV to the left, an LV in a ring of MYO."""
+    row, column = np.mgrid[:size, :size] - size / 2
+    radius = np.hypot(row, column - size / 10)
+    labels = np.zeros((size, size), np.uint8)
+    labels[np.hypot(row, column + size / 5) < size / 5] = RV
+    labels[radius < size / 5] = MYO
+    labels[radius < size / 8] = LV
+    labels[:2] = 0
+    return np.repeat(labels[None], slices, axis=0)
+
+
+def heart_image(labels: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Return an image of the labels' shape whose brightness tells the structures apart."""
+    brightness = np.array([20.0, 180.0, 70.0, 130.0])
+    noise = np.random.default_rng(seed).normal(0, 4, labels.shape)
+    bright: np.ndarray = brightness[labels.astype(int)] + noise
+    return bright
+
+
+def heart_volume(size: int = 48, slices: int = 4, seed: int = 0) -> Volume:
+    """Return a prepared volume without the detour over files."""
+    labels = heart_labels(size, slices)
+    image = torch.from_numpy(heart_image(labels, seed)).float()
+    image = (image - image.mean()) / image.std()
+    return Volume(
+        image=image[:, None],
+        label=torch.from_numpy(labels)[:, None],
+        native_label=torch.from_numpy(labels),
+        native_spacing_mm=torch.tensor([8.0, 1.5, 1.5]),
+    )
+
+
+def write_case(
+    folder: Path, *, size: int = 48, slices: int = 3, patient: str = "001", frame: str = "ED"
+) -> Case:
+    """Write a heart in the M&Ms-2 layout and numbers, which are the canonical ones."""
+    labels = heart_labels(size, slices)
+    stem = folder / "dataset" / patient / f"{patient}_SA_{frame}"
+    image, label = stem.with_name(f"{stem.name}.nii.gz"), stem.with_name(f"{stem.name}_gt.nii.gz")
+    stored = heart_image(labels, seed=int(patient)).transpose(2, 1, 0)
+    write_nifti(image, stored.astype(np.float32))
+    write_nifti(label, labels.transpose(2, 1, 0))
+    return Case(patient, frame, image, label, MNMS_LABELS, {})
+
+
+def write_table(folder: Path, rows: Iterable[Mapping[str, str]]) -> Path:
+    """Write the index of the M&Ms-2 layout."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "dataset_information.csv"
+    rows = list(rows)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, list(rows[0]))
+        table.writeheader()
+        table.writerows(rows)
+    return path
+
+
+def write_mnms2_hearts(folder: Path, vendors: Mapping[str, int], *, slices: int = 3) -> Path:
+    """Write a folder of small hearts, so many patients of each vendor."""
+    rows: list[dict[str, str]] = []
+    for vendor, patients in vendors.items():
+        for _ in range(patients):
+            rows.append({"SUBJECT_CODE": str(len(rows) + 1), "VENDOR": vendor})
+            for frame in ("ED", "ES"):
+                write_case(folder, patient=f"{len(rows):03d}", frame=frame, slices=slices)
+    write_table(folder, rows)
+    return folder
