@@ -1,6 +1,6 @@
-"""The shipped ClientApp with one bad site, for :mod:`benchmarks.robustness`; nothing else uses it.
+"""The shipped ClientApp with one bad site; only :mod:`benchmarks.robustness` uses it.
 
-Which site and what it does come from the environment: ``ATTACK`` and ``ATTACK_PARTITION``.
+The environment variable ``ATTACK_PARTITION`` names the bad site, ``ATTACK`` what it does.
 """
 
 import os
@@ -18,9 +18,9 @@ from common import records
 
 Values = NDArray[np.float32]
 Poison = Callable[[str, Values, Values, np.random.Generator], Values]
-"""From a factor's name, what was sent, what training made of it and a generator, what goes out."""
+"""Maps a factor's name, the values received, the trained values and a generator to values sent."""
 Lie = Callable[[int, float, random.Random], float]
-"""From the round, the true Dice and a generator, what is reported."""
+"""Maps the round, the true Dice and a generator to the Dice that the site reports."""
 
 
 def _noise(_name: str, _start: Values, own: Values, generator: np.random.Generator) -> Values:
@@ -48,7 +48,7 @@ LIES: dict[str, Lie] = {
 def misbehave(
     message: Message, context: Context, call_next: Callable[[Message, Context], Message]
 ) -> Message:
-    """Answer as the shipped app does, and spoil the answer of the bad site."""
+    """Answer as the shipped app does, and falsify the answer of the bad site."""
     attack = os.environ.get("ATTACK", "")
     bad = str(context.node_config.get("partition-id")) == os.environ.get("ATTACK_PARTITION")
     start = message.content.get(records.ADAPTER)

@@ -1,7 +1,7 @@
-"""Computing time and memory of the screening on the server, beside the merge that follows it.
+"""Measures the screening's computing time and memory on the server, and the following merge's.
 
-Random adapters of the given network; one site in ten sent a hundred times too much, so the merge
-has scaled adapters of higher rank in it.
+The adapters are random and fit the given network. One site in ten sends values a hundred times too
+large, so that the merge includes adapters that were scaled back and have a higher rank.
 
     python -m benchmarks.screening
     python -m benchmarks.screening --sites 3 30
