@@ -15,16 +15,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.app import Context, Message, RecordDict
 from torch import Tensor
 
 from client_app.app import app
 from client_app.assembly import State
-from client_app.site import POOLED, Site, Training, open_site
+from client_app.site import POOLED, Site, open_site
 from client_app.site_settings import SiteSettings
-from common import lora, records
+from common import lora, messages
 from common.adapter import Adapter, load_adapter
 from common.config import RunConfig
+from common.messages import Update, read_request
 from common.model import build_unet, file_sha256, load_base, skeleton
 from common.options import Value
 from common.weights import Weights
@@ -65,11 +66,9 @@ class LocalGrid(FakeGrid):
         for message in messages:
             node = message.metadata.dst_node_id
             config: dict[str, Value] = {"partition-id": node - 1, "num-partitions": self.count}
-            order = message.content[records.CONFIG]
-            assert isinstance(order, ConfigRecord)
             if self.before is not None:
-                number = int(str(order.get("server-round", 0)))
-                self.before(number, message.metadata.message_type, node)
+                request = read_request(message)
+                self.before(request.server_round, request.kind, node)
             replies.append(app(message, Context(1, node, config, RecordDict(), {})))
         return replies
 
@@ -81,7 +80,7 @@ class Run:
     config: RunConfig
     folder: Path
     starts: dict[tuple[int, str], State] = field(default_factory=dict)
-    ends: dict[tuple[int, str], Training] = field(default_factory=dict)
+    ends: dict[tuple[int, str], Update] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
 
@@ -100,7 +99,7 @@ class Run:
 
     def by_examples(self, number: int) -> dict[str, float]:
         """Return n_c / Σ n."""
-        counts = {site: self.ends[number, site].slices for site in self.sites}
+        counts = {site: self.ends[number, site].examples for site in self.sites}
         return {site: n / sum(counts.values()) for site, n in counts.items()}
 
     def adapter(self, number: int, site: str) -> Adapter:
@@ -301,7 +300,7 @@ def centralised(run: Run, number: int) -> None:
     for layer in SHAPES:
         near(*(product(adapter, layer) for adapter in near_itself))
     alone = sum(len(Site(_settings(n), changed(run.config, pool=False)).slices) for n in range(3))
-    assert run.ends[number, POOLED].slices == alone
+    assert run.ends[number, POOLED].examples == alone
 
 
 def fedavg(run: Run, number: int) -> None:
@@ -345,7 +344,7 @@ def federate(site_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Calla
         done = Run(config, Path(config.run_dir))
         original = Site.train
 
-        def train(site: Site, state: State, server_round: int) -> Training:
+        def train(site: Site, state: State, server_round: int) -> Update:
             result = original(site, state, server_round)
             done.starts[server_round, site.name] = state
             done.ends[server_round, site.name] = result
@@ -511,7 +510,7 @@ def test_a_site_that_forgot_loses_one_round_and_is_sent_all(
     sha256 = {"base-sha256": file_sha256(Path(whole.config.base_model))}
 
     def forget(number: int, kind: str, node: int) -> None:
-        if (number, kind, node) == (3, records.TRAIN, 1):
+        if (number, kind, node) == (3, messages.TRAIN, 1):
             site = Site(_settings(0), changed(whole.config, **{"run-dir": folder, **sha256}))
             assert site.memory().folder.is_dir()
             site.memory().clear()
