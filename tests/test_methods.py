@@ -6,6 +6,7 @@ have.
 """
 
 import json
+import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -20,13 +21,14 @@ from torch import Tensor
 
 from client_app.app import app
 from client_app.assembly import State
+from client_app.memory import memory_folder
 from client_app.site import POOLED, Site, open_site
 from client_app.site_settings import SiteSettings
-from common import lora, messages
+from common import lora
 from common.adapter import Adapter, load_adapter
 from common.config import RunConfig
-from common.messages import Update, read_request
-from common.model import build_unet, file_sha256, load_base, skeleton
+from common.messages import Request, Train, Update, read_request
+from common.model import build_unet, load_base, skeleton
 from common.options import Value
 from common.weights import Weights
 from server_app.run import run
@@ -42,8 +44,8 @@ FLOAT = 4
 pytestmark = pytest.mark.slow
 
 
-Before = Callable[[int, str, int], None]
-"""Called with round, kind and node before a message is delivered."""
+Before = Callable[[Request, int], None]
+"""Called with the request and the node before a message is delivered."""
 
 
 class LocalGrid(FakeGrid):
@@ -67,8 +69,7 @@ class LocalGrid(FakeGrid):
             node = message.metadata.dst_node_id
             config: dict[str, Value] = {"partition-id": node - 1, "num-partitions": self.count}
             if self.before is not None:
-                request = read_request(message)
-                self.before(request.server_round, request.kind, node)
+                self.before(read_request(message), node)
             replies.append(app(message, Context(1, node, config, RecordDict(), {})))
         return replies
 
@@ -501,31 +502,94 @@ def test_a_resumed_run_ends_the_same(federate: Callable[..., Run], name: str) ->
     assert resumed.summary["sites"] == whole.summary["sites"]
 
 
-@pytest.mark.parametrize("name", ["flora", "rolora"])
-def test_a_site_that_forgot_loses_one_round_and_is_sent_all(
+def keeps(name: str) -> bool:
+    """Return whether sites keep something of their own from round to round."""
+    method = RunConfig.from_flat(dict(METHODS[name].keys)).method
+    return method.keeps_own or method.folds
+
+
+KEEPING = [name for name in METHODS if keeps(name)]
+
+
+def test_these_methods_keep_something() -> None:
+    folding, own = {"flora", "fedex-lora", "rate-my-lora-fold"}, {"local", "fedsa-lora", "rolora"}
+    assert set(KEEPING) == folding | own
+
+
+@pytest.mark.parametrize("name", KEEPING)
+def test_a_site_that_forgot_says_so_loses_one_round_and_goes_on_like_a_newcomer(
     federate: Callable[..., Run], name: str
 ) -> None:
-    whole = federate(name)
-    folder = str(whole.folder.with_name("forgot"))
-    sha256 = {"base-sha256": file_sha256(Path(whole.config.base_model))}
+    def forget(request: Request, node: int) -> None:
+        if isinstance(request, Train) and (request.server_round, node) == (3, 1):
+            shutil.rmtree(memory_folder(request.config, request.run_id, "GE"))
 
-    def forget(number: int, kind: str, node: int) -> None:
-        if (number, kind, node) == (3, messages.TRAIN, 1):
-            site = Site(_settings(0), changed(whole.config, **{"run-dir": folder, **sha256}))
-            assert site.memory().folder.is_dir()
-            site.memory().clear()
-
-    run = federate(name, forget, run_dir=folder, rounds=4)
-    (refused,) = run.history_of(3)["refused"]
-    assert (refused["site"], refused["phase"]) == ("GE", "train")
-    assert refused["reason"].startswith("this site does not hold")
+    run = federate(name, forget, run_dir=str(federate(name).folder.with_name("forgot")), rounds=4)
+    refused = [line for line in run.history_of(3)["refused"] if line["phase"] == "train"]
+    assert [line["site"] for line in refused] == ["GE"]
+    assert refused[0]["reason"].startswith("this site does not hold")
     assert run.history_of(4)["refused"] == []
+    assert [run.entry(3, site, "held") for site in SITES] == [2, 2, 2]
+    assert [run.entry(4, site, "held") for site in SITES] == [0, 3, 3]
     mine, other = run.start(4, "GE"), run.start(4, "Siemens")
     for layer in SHAPES:
         near(folded(run.starts[4, "GE"], layer), folded(run.starts[4, "Siemens"], layer))
-        if name == "rolora":
+        if name in ("rolora", "fedsa-lora"):
             assert torch.equal(mine.layers[layer].A, other.layers[layer].A)
+        if name == "rolora":
             assert torch.equal(mine.layers[layer].B, other.layers[layer].B)
+        if name in ("local", "fedsa-lora"):  # nobody else has it
+            assert not mine.layers[layer].B.any()
+            assert other.layers[layer].B.any()
+
+
+def resume(federate: Callable[..., Run], name: str, kind: str, **changes: Value) -> Run:
+    """Return a run that was halted a round early and goes on with other values of some keys."""
+    folder = federate(name).folder.with_name(kind)
+    federate(name, run_dir=str(folder), rounds=ROUNDS - 1)
+    moved = folder.with_name(f"{kind}-moved")
+    shutil.copytree(folder, moved)
+    return federate(name, run_dir=str(moved), resume=True, **changes)
+
+
+@pytest.mark.parametrize("name", KEEPING)
+def test_a_run_that_is_resumed_elsewhere_still_finds_what_sites_keep(
+    federate: Callable[..., Run], site_data: Path, tmp_path: Path, name: str
+) -> None:
+    shutil.copytree(site_data / "mnms2", tmp_path / "mnms2")
+    shutil.copy(site_data / "base.safetensors", tmp_path / "base.safetensors")
+    changes: dict[str, Value] = {
+        "data_dir": str(tmp_path / "mnms2"), "base_model": str(tmp_path / "base.safetensors"),
+        "threads": 1, "device": "cpu", "keep_updates": "all", "tensorboard": True,
+        "local_validation": True, "profile": "other",
+    }  # fmt: skip
+    resumed, whole = resume(federate, name, "elsewhere", **changes), federate(name)
+    assert all(line["refused"] == [] for line in resumed.history)
+    for site in SITES:
+        assert resumed.entry(ROUNDS, site, "held") == ROUNDS - 1
+        assert resumed.entry(ROUNDS, site, "bytes_down") == whole.entry(ROUNDS, site, "bytes_down")
+        for key, value in whole.ends[ROUNDS, site].parameters.tensors().items():
+            assert torch.equal(resumed.ends[ROUNDS, site].parameters.tensors()[key], value)
+
+
+def test_a_resumed_run_whose_cache_is_gone_says_so(
+    federate: Callable[..., Run], tmp_path: Path
+) -> None:
+    def restore(request: Request, node: int) -> None:
+        """Give two of the three sites back what they kept, as the run needs two."""
+        if isinstance(request, Train) and node != 1:
+            old = memory_folder(federate("fedsa-lora").config, request.run_id, SITES[node - 1])
+            new = memory_folder(request.config, request.run_id, SITES[node - 1])
+            shutil.copytree(old, new, dirs_exist_ok=True)
+
+    folder = str(federate("fedsa-lora").folder.with_name("no-cache"))
+    federate("fedsa-lora", run_dir=folder, rounds=ROUNDS - 1)
+    resumed = federate(
+        "fedsa-lora", restore, run_dir=folder, resume=True, cache_dir=str(tmp_path / "cache")
+    )
+    (refused,) = resumed.history_of(ROUNDS)["refused"]
+    assert (refused["site"], refused["phase"]) == ("GE", "train")
+    assert refused["reason"] == f"this site does not hold its factors of round {ROUNDS - 1}"
 
 
 def _settings(partition: int) -> SiteSettings:
