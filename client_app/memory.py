@@ -8,6 +8,7 @@ import hashlib
 import shutil
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -65,8 +66,9 @@ class Memory:
     def _prune(self) -> None:
         """Remove the folders of runs that ended long ago."""
         for folder in self.folder.parent.glob("*/"):
-            if folder.stat().st_mtime < time.time() - FORGOTTEN_S:
-                shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):  # another process may have removed it
+                if folder.stat().st_mtime < time.time() - FORGOTTEN_S:
+                    shutil.rmtree(folder)
 
     def _path(self, kind: str, number: int) -> Path:
         return self.folder / f"{kind}-{number:06d}.safetensors"

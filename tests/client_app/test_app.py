@@ -1,22 +1,32 @@
 """What leaves a site: the privacy promise, message by message."""
 
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from torch import Tensor
 
 from client_app.app import app
 from client_app.assembly import State
+from client_app.audit import read_audit
 from client_app.memory import OWN
 from client_app.site import Site
 from client_app.site_settings import SiteSettings
-from common import messages, records
+from common import lora, messages, records
 from common.adapter import Adapter
 from common.config import RunConfig
+from common.messages import payload
+from common.model import skeleton
 from common.options import Value
+from strategies.aggregation import Shapes
+from strategies.rate_my_lora import RateMyLoRA
+from strategies.state import RoundRecord, RunState
 from tests.cardiac.samples import write_mnms2_hearts
 from tests.conftest import MakeAdapter
+from tests.strategies.fakes import FakeGrid
 
 SCORES = {
     f"{model}.{metric}.{structure}"
@@ -310,3 +320,60 @@ def test_a_site_that_is_asked_again_who_it_is_keeps_its_own_factors(
     memory.save(OWN, 1, make_adapter(RANK).tensors())
     ask(messages.DESCRIBE, config)  # its node was gone for a while
     assert memory.load(OWN, 1) is not None
+
+
+class HospitalGrid(FakeGrid):
+    """Delivers messages to the real client app of one hospital, in this process."""
+
+    def __init__(self, node: dict[str, Value]) -> None:
+        super().__init__({})
+        self.node = node
+        self.replies: dict[str, Message] = {}
+
+    def get_node_ids(self) -> list[int]:
+        return [7]
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        for message in messages:
+            reply = app(message, Context(1, 7, self.node, RecordDict(), {}))
+            self.replies[message.metadata.message_type] = reply
+            yield reply
+
+
+def test_an_adapter_is_parsed_three_times_on_its_way_and_its_bytes_are_counted_without(
+    tmp_path: Path, site_config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flat = {"sites": 1, "min-sites": 1, "rounds": 1, "rank": RANK, "wait-s": 1}
+    config = RunConfig.from_flat({**site_config.to_flat(), **flat})
+    node = hospital(config, audit_log=str(tmp_path / "audit.jsonl"))
+    parsed: Counter[bytes] = Counter()
+    parse = records.load
+
+    def counted(data: bytes) -> dict[str, Tensor]:
+        parsed[data] += 1
+        return parse(data)
+
+    monkeypatch.setattr(records, "load", counted)
+    shapes = Shapes.of(skeleton(config.model.channels()))
+    start = lora.initial_adapter(shapes.layers, RANK, 1.0, seed=1)
+    lines: list[RoundRecord] = []
+    strategy = RateMyLoRA(config, shapes, RunState(start), lambda _, line: lines.append(line))
+    grid = HospitalGrid(node)
+    strategy.start(grid, strategy.arrays(), num_rounds=1)
+    monkeypatch.undo()
+    arrays = grid.replies[messages.TRAIN].content[messages.ADAPTER]
+    assert isinstance(arrays, ArrayRecord)
+    sent = arrays[records.PACKED].numpy().tobytes()
+    assert 1 <= parsed[sent] <= 3  # by the audit, the guard and the server
+    assert max(parsed.values()) <= 3
+    tensor_bytes = sum(tensor.nbytes for tensor in records.record_to_tensors(arrays).values())
+    assert lines[-1].sites["GE"]["bytes_up"] == tensor_bytes
+    assert payload(grid.replies[messages.TRAIN]) == tensor_bytes
+    (left,) = (
+        line
+        for line in read_audit(tmp_path / "audit.jsonl")
+        if (line["kind"], line["direction"]) == (messages.TRAIN, "out")
+    )
+    assert left["payload_bytes"] == sum(array["bytes"] for array in left["arrays"]) == tensor_bytes

@@ -229,6 +229,16 @@ def test_only_the_halves_that_the_method_sends_leave(
         assert (reply.content is content) == (sent == halves), sent
 
 
+def test_where_nothing_is_sent_no_text_leaves_in_the_adapters_place(
+    tmp_path: Path, adapter: Adapter
+) -> None:
+    flat = {**CONFIG.to_flat(), "merge": "pad", "rating": "none", "sends": "none"}
+    content = good(messages.TRAIN, adapter)
+    content[messages.ADAPTER] = ConfigRecord({"note": "patient 7"})
+    message = request(messages.TRAIN, config=RunConfig.from_flat(flat))
+    assert error_in(pass_guard(tmp_path, message, content)) == REFUSED
+
+
 def test_whole_weights_leave_only_where_they_train(tmp_path: Path, unet: nn.Module) -> None:
     flat = {**CONFIG.to_flat(), "trains": "weights", "merge": "pad", "rating": "none"}
     weights = unet.state_dict()
