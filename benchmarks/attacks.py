@@ -14,7 +14,7 @@ from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
 from client_app import app as shipped
-from common import records
+from common import messages, records
 
 Values = NDArray[np.float32]
 Poison = Callable[[str, Values, Values, np.random.Generator], Values]
@@ -51,19 +51,19 @@ def misbehave(
     """Answer as the shipped app does, and falsify the answer of the bad site."""
     attack = os.environ.get("ATTACK", "")
     bad = str(context.node_config.get("partition-id")) == os.environ.get("ATTACK_PARTITION")
-    start = message.content.get(records.ADAPTER)
-    config = message.content[records.CONFIG]
+    start = message.content.get(messages.ADAPTER)
+    config = message.content[messages.CONFIG]
     assert isinstance(config, ConfigRecord)
     server_round = int(str(config.get("server-round", 0)))
     kind = message.metadata.message_type
     reply = call_next(message, context)
-    if bad and kind == records.TRAIN and attack in POISONS:
-        own = reply.content[records.ADAPTER]
+    if bad and kind == messages.TRAIN and attack in POISONS:
+        own = reply.content[messages.ADAPTER]
         assert isinstance(start, ArrayRecord)
         assert isinstance(own, ArrayRecord)
-        reply.content[records.ADAPTER] = poisoned(attack, start, own, server_round)
-    if bad and kind == records.VALIDATE and attack in LIES:
-        metrics = reply.content[records.METRICS]
+        reply.content[messages.ADAPTER] = poisoned(attack, start, own, server_round)
+    if bad and kind == messages.VALIDATE and attack in LIES:
+        metrics = reply.content[messages.METRICS]
         assert isinstance(metrics, MetricRecord)
         generator = random.Random(server_round)  # noqa: S311
         metrics["dice"] = LIES[attack](server_round, float(str(metrics["dice"])), generator)

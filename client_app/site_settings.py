@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from common import records
+from common import messages
 from common.config import RunConfig
 from common.errors import UserError
 from common.options import Value, checked, option
 
-REQUESTS = {records.TRAIN: "train", records.VALIDATE: "validate", records.TEST: "test"}
+REQUESTS = {messages.TRAIN: "train", messages.VALIDATE: "validate", messages.TEST: "test"}
 """What a server may ask for, as the ``serves`` key names it."""
 
 RENAMED = {"site": "name", "partition-id": "partition", "num-partitions": "partitions"}

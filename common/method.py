@@ -84,13 +84,13 @@ class MethodConfig:
 
     @property
     def shares_whole(self) -> bool:
-        """Whether a site sends and is sent whole adapters, and so need not keep its own."""
+        """Whether a site sends and is sent whole adapters."""
         return self.factors == "both" and self.sends == "all"
 
     @property
-    def remembers(self) -> bool:
-        """Whether a site keeps something of its own from round to round."""
-        return self.folds or not self.shares_whole
+    def keeps_own(self) -> bool:
+        """Whether a site keeps its own adapter from round to round, as no message brings it all."""
+        return self.factors == "alternate" or self.sends != "all"
 
     @property
     def personal(self) -> bool:

@@ -41,6 +41,8 @@ def save_checkpoint(state: RunState, path: Path) -> None:
         "previous": json.dumps(state.previous),
         "ranks": json.dumps(state.ranks),
         "rating": json.dumps(state.rating),
+        "held": json.dumps(state.held),
+        "run-id": state.run_id,
         "trains": WEIGHTS if isinstance(state.adapter, Weights) else "adapter",
         "personal": json.dumps(sites),
     }
@@ -75,6 +77,8 @@ def load_checkpoint(path: Path) -> RunState:
             folded,
             {site: Adapter.from_tensors(groups[f"{PERSONAL}/{n}"], scale) for n, site in sites},
             json.loads(notes["rating"]),
+            json.loads(notes["held"]),
+            notes["run-id"],
         )
     except OSError as error:
         raise UserError(f"{path}: cannot read the file ({error.strerror or error})") from None

@@ -8,11 +8,11 @@ from torch import nn
 
 from common import lora, records
 from common.adapter import Adapter, Factors
+from common.messages import Reader, Update
 from common.method import BOTH, Half, MethodConfig
 from common.model import weight_shapes
 from common.weights import Parameters, Weights
 from strategies import merging, weighting
-from strategies.replies import Reader, Update
 from strategies.state import Merged, RunState
 
 

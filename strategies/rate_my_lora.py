@@ -7,7 +7,8 @@ move messages. Other methods (:mod:`strategies.methods`) differ in what is sent
 (:mod:`strategies.rules`), and take the same way.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
+from functools import partial
 from logging import INFO
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -15,22 +16,15 @@ from flwr.common import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
-from common import records
+from common import messages, records
 from common.config import RunConfig
 from common.errors import UserError
+from common.messages import ReplyError, Request, Train, Update, Validate, Validation, read_reply
 from strategies import aggregation
 from strategies.aggregation import Shapes
 from strategies.delivery import Delivery
 from strategies.exchange import Exchange
-from strategies.replies import (
-    ReplyError,
-    Validation,
-    payload,
-    read_test,
-    read_update,
-    read_validation,
-)
-from strategies.roster import Site
+from strategies.roster import Member
 from strategies.round import Round
 from strategies.rules import rule_of
 from strategies.state import Merged, RoundRecord, RunState
@@ -38,8 +32,6 @@ from strategies.state import Merged, RoundRecord, RunState
 EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
 OnRound = Callable[[RunState, RoundRecord], None]
 """Called after every finished round; what it saves is what a crash cannot take."""
-Arrays = Mapping[str, ArrayRecord]
-EMPTY: Arrays = {}
 OnPhase = Callable[[int, str], None]
 """Called with (server round, phase) when a phase begins."""
 
@@ -75,10 +67,10 @@ class RateMyLoRA(Strategy):
         self.state = state
         self.on_round = on_round
         self.on_phase = on_phase
-        self.exchange = Exchange(config, state.ranks)
-        self.delivery = Delivery(config, state)
-        self.rule = rule_of(config.method, state.rating)
+        self.exchange = Exchange(config, state)
         self.run_rank = state.adapter.rank
+        self.delivery = Delivery(config, state, self.run_rank)
+        self.rule = rule_of(config.method, state.rating)
         self._begin_round(state.server_round)
 
     def summary(self) -> None:
@@ -126,12 +118,14 @@ class RateMyLoRA(Strategy):
         """Send every site the last re-merge at its rank."""
         self._begin_round(self.state.server_round + 1)  # Flower counts from 1 when resumed, too
         self.on_phase(self.state.server_round + 1, "train")
-        messages = []
+        sent = []
         for site in self.exchange.online(grid):
             rank = self.exchange.roster.rank(site)
             self.exchange.record.note(site.name, rank=rank)
-            messages.append(self._message(site, records.TRAIN, self.state.merged(site.name), rank))
-        return messages
+            if self.method.keeps_own or self.method.folds:
+                self.exchange.record.note(site.name, held=self.state.held.get(site.name, 0))
+            sent.append(self._message(site, Train, self.state.merged(site.name), rank))
+        return sent
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -140,15 +134,14 @@ class RateMyLoRA(Strategy):
         self.exchange.split_time("train")
         number = self.exchange.record.server_round
         for site, reply in self.exchange.by_site(replies, "train"):
-            self.exchange.record.add_bytes(site.name, up=payload(reply))
             rank = self.exchange.roster.rank(site)
             read = aggregation.reader(self.state, self.method, self.shapes, rank, number)
             try:
-                self.round.accept(site.name, read_update(reply, read))
-                self.delivery.trained(site.name, number)
+                update = read_reply(reply, partial(Update.from_record, read=read))
+                self.round.accept(site.name, update)
+                self.state.held[site.name] = number
             except ReplyError as error:
-                self.delivery.failed(site.name)
-                self.exchange.refuse("train", site.name, str(error))
+                self._refuse("train", site.name, error)
         self.round.screen()
         self._require_sites()
         merged = self.round.merge_equally()
@@ -163,15 +156,13 @@ class RateMyLoRA(Strategy):
             return []
         self.on_phase(self.exchange.record.server_round, "validate")
         merged, others = self.round.equal_merge, self.round.others()
-        messages = []
+        self._others = len(others)
+        sent = []
         for site in self.exchange.online(grid):
             rank = self.exchange.roster.rank(site)
-            more = {
-                records.OTHER.format(number): records.adapter_to_record(other.truncated(rank))
-                for number, other in enumerate(others, start=1)
-            }
-            messages.append(self._message(site, records.VALIDATE, merged, rank, more))
-        return messages
+            more = tuple(records.adapter_to_record(other.truncated(rank)) for other in others)
+            sent.append(self._message(site, Validate, merged, rank, more))
+        return sent
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
@@ -190,33 +181,43 @@ class RateMyLoRA(Strategy):
         """Ask every site for the scores of the base and of the result on its test patients."""
         self._begin_round(self.state.server_round)
         self.on_phase(self.state.server_round, "test")
-        messages = []
+        sent = []
         for site in self.exchange.online(grid):
             rank = self.exchange.roster.rank(site) if self.method.personal else self.run_rank
-            messages.append(self._message(site, records.TEST, self.state.merged(site.name), rank))
+            sent.append(self._message(site, messages.Test, self.state.merged(site.name), rank))
         scores = {}
-        for site, reply in self.exchange.by_site(self.exchange.send(grid, messages), "test"):
+        for site, reply in self.exchange.by_site(self.exchange.send(grid, sent), "test"):
             try:
-                scores[site.name] = read_test(reply)
+                scores[site.name] = read_reply(reply, messages.TestScores.from_record).numbers()
             except ReplyError as error:
-                self.exchange.refuse("test", site.name, str(error))
+                self._refuse("test", site.name, error)
         return scores
 
     def _message(
-        self, site: Site, kind: str, merged: Merged, rank: int, more: Arrays = EMPTY
+        self,
+        site: Member,
+        kind: type[Request],
+        merged: Merged | None = None,
+        rank: int = 0,
+        others: tuple[ArrayRecord, ...] = (),
     ) -> Message:
         number = self.exchange.record.server_round
-        arrays, folds = self.delivery.pack(site.name, kind, merged, rank, number)
-        extra = {"site_rank": rank, "run_rank": self.run_rank, "folds": folds}
-        return self.exchange.message(site, kind, {**arrays, **more}, **extra)
+        request = self.delivery.pack(kind, number, site.name, rank, merged, others)
+        return self.exchange.message(site, request)
+
+    def _refuse(self, phase: str, site: str, error: ReplyError) -> None:
+        """Record a refusal; a site that lost what it held is from then on like a newcomer."""
+        if error.lost:
+            self.state.held.pop(site, None)
+        self.exchange.refuse(phase, site, str(error))
 
     def _rate_base(self, grid: Grid) -> None:
         """Ask for P(0), the validation of the frozen base, before round 1."""
         self._begin_round(0)
         self.on_phase(0, "rate base")
         sites = self.exchange.online(grid)
-        messages = [self.exchange.message(site, records.VALIDATE, {}) for site in sites]
-        validation = self._read_validations(self.exchange.send(grid, messages))
+        sent = [self._message(site, Validate) for site in sites]
+        validation = self._read_validations(self.exchange.send(grid, sent))
         for name, found in validation.items():
             self.state.previous[name] = found.dice
             self.exchange.record.note(name, validation=found.dice)
@@ -226,14 +227,16 @@ class RateMyLoRA(Strategy):
     def _begin_round(self, number: int) -> None:
         self.exchange.begin(number)
         self.round = Round(number, self.config, self.state, self.rule, self.exchange)
+        self._others = 0  # adapters that sites validate beside the merge
 
     def _read_validations(self, replies: Iterable[Message]) -> dict[str, Validation]:
         validation = {}
         for site, reply in self.exchange.by_site(replies, "validate"):
             try:
-                validation[site.name] = read_validation(reply)
+                read = partial(Validation.from_record, others=self._others)
+                validation[site.name] = read_reply(reply, read)
             except ReplyError as error:
-                self.exchange.refuse("validate", site.name, str(error))
+                self._refuse("validate", site.name, error)
         return validation
 
     def _require_sites(self) -> None:

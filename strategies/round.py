@@ -4,11 +4,11 @@ from collections.abc import Mapping
 
 from common.adapter import Adapter
 from common.config import RunConfig
+from common.messages import Update, Validation
 from common.weights import Parameters
 from strategies import aggregation, screening
 from strategies.exchange import Exchange
 from strategies.penalty import removed
-from strategies.replies import Update, Validation
 from strategies.rules import Masses, Plain, Settled
 from strategies.state import Merged, RunState
 

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from common.messages import Update, Validation
 from common.method import MethodConfig
 from strategies import penalty, ratings, screening, weighting
-from strategies.replies import Update, Validation
 
 Masses = dict[str, float]
 Dice = Mapping[str, float]

@@ -1,5 +1,6 @@
 """What a run carries from round to round, and what it records of each."""
 
+import secrets
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,6 +50,10 @@ class RunState:
         By site, what it goes on with where it is not ``adapter``.
     rating
         What the rule carries on, see :mod:`strategies.rules`.
+    held
+        By site, the last round in which it trained; it holds what it kept of that round.
+    run_id
+        Tells the run from every other; drawn anew for a new run.
     """
 
     adapter: Parameters
@@ -59,6 +64,8 @@ class RunState:
     folded: dict[str, Tensor] | None = None
     personal: dict[str, Parameters] = field(default_factory=dict)
     rating: dict[str, Any] = field(default_factory=dict)
+    held: dict[str, int] = field(default_factory=dict)
+    run_id: str = field(default_factory=lambda: secrets.token_hex(8))
 
     @property
     def folds(self) -> int:
@@ -91,7 +98,8 @@ class RoundRecord:
         that the re-merge took away), ``validation`` (P), ``previous``, ``start`` and ``local``
         (Dice of what it started from and of its own adapter), ``loss``, ``train_s``,
         ``bytes_up``, ``bytes_down``, as far as it got; ``norm_ratio``, ``agreement`` and
-        ``unrated`` where the run screens, ``rates`` where it rates others.
+        ``unrated`` where the run screens, ``rates`` where it rates others, ``held`` (the round
+        whose factors or merges the site must have kept, 0 for none) where sites keep some.
     refused
         ``{"site", "phase", "reason"}`` for everything that was left out.
     """

@@ -20,8 +20,8 @@ from flwr.common.constant import RUN_FAILURE_DETAILS_NO_HEARTBEAT
 from benchmarks.federation import LOOPBACK, Tls, Value, start_superlink
 from benchmarks.processes import free_ports
 from benchmarks.relay import relay
-from client_app.guard import CANNOT
 from common.adapter import load_adapter
+from common.messages import CANNOT
 from common.model import build_unet, save_base
 from server_app.status import read_status
 from tests.conftest import SITE_FEATURES

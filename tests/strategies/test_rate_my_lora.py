@@ -7,7 +7,7 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 from torch import Tensor
 
-from common import records
+from common import messages, records
 from common.adapter import Adapter, Factors
 from strategies import merging
 from strategies.penalty import damping
@@ -104,7 +104,7 @@ def test_without_a_loser_the_re_merge_is_the_equal_merge(merge: str) -> None:
     outcome = play(config, grid)
     for server_round in (1, 2, 3):
         assert set(outcome.weights(server_round).values()) == {1.0}
-        validated = grid.sent(server_round, records.VALIDATE)["GE"]
+        validated = grid.sent(server_round, messages.VALIDATE)["GE"]
         assert same_bits(outcome.states[server_round].adapter, message_adapter(validated))
 
 
@@ -153,13 +153,13 @@ def test_a_round_starts_from_the_last_re_merge_at_the_sites_rank(merge: str) -> 
     for server_round in (1, 2, 3):
         before = adapter_of(outcome.states[server_round - 1].adapter)
         for site, rank in (("GE", 2), ("Philips", 4), ("Siemens", 3)):
-            message = grid.sent(server_round, records.TRAIN)[site]
-            order = message.content[records.CONFIG]
+            message = grid.sent(server_round, messages.TRAIN)[site]
+            order = message.content[messages.CONFIG]
             assert isinstance(order, ConfigRecord)
             assert order["site-rank"] == rank
             assert order["server-round"] == server_round
             assert same_bits(message_adapter(message), before.truncated(rank))
-        equal = message_adapter(grid.sent(server_round, records.VALIDATE)["Philips"])
+        equal = message_adapter(grid.sent(server_round, messages.VALIDATE)["Philips"])
         assert not same_bits(equal, outcome.states[server_round].adapter)  # GE was damped
 
 
@@ -168,7 +168,7 @@ def test_the_result_is_the_last_re_merge_not_the_equal_one() -> None:
     outcome = play(make_config(), grid)
     assert outcome.result is not None
     assert same_bits(outcome.result, outcome.states[3].adapter)
-    equal = message_adapter(grid.sent(3, records.VALIDATE)["GE"])
+    equal = message_adapter(grid.sent(3, messages.VALIDATE)["GE"])
     assert not same_bits(outcome.result, equal)
 
 
@@ -315,7 +315,7 @@ def test_the_final_test_rates_the_result_at_its_full_rank() -> None:
     outcome = play(make_config(ranks="2,4,4"), grid)
     scores = outcome.strategy.test(grid)
     assert scores == {s: {"cases": 2, "test.dice.LV": 0.5, "base.dice.LV": 0.25} for s in SIZES}
-    for message in grid.sent(3, records.TEST).values():
+    for message in grid.sent(3, messages.TEST).values():
         assert same_bits(message_adapter(message), outcome.states[3].adapter)
 
 

@@ -8,7 +8,7 @@ from flwr.app import Error, Message
 from flwr.common import Metadata
 from flwr.common.constant import SUPERLINK_NODE_ID
 
-from common import records
+from common.messages import DESCRIBE, TRAIN
 from strategies import roster
 from strategies.roster import ASK_AGAIN_S, MEET_S
 from tests.strategies.fakes import FakeGrid, FakeSite, make_config, nodes, play
@@ -44,7 +44,7 @@ class WaitingGrid(FakeGrid):
 
     def asked(self, site: str) -> list[float | None]:
         """Return how long a site was waited for each time it was to describe itself."""
-        return [s for kind, name, s in self.waits if (kind, name) == (records.DESCRIBE, site)]
+        return [s for kind, name, s in self.waits if (kind, name) == (DESCRIBE, site)]
 
 
 def mute(_message: Message, _reply: Message) -> None:
@@ -53,7 +53,7 @@ def mute(_message: Message, _reply: Message) -> None:
 
 def test_a_run_that_goes_on_waits_briefly_for_a_newcomer() -> None:
     grid = WaitingGrid(nodes(*two_sites()))
-    silent = FakeSite("Philips", faults={(0, records.DESCRIBE): mute})
+    silent = FakeSite("Philips", faults={(0, DESCRIBE): mute})
     config = make_config(sites=2, round_timeout_s=3600)
     outcome = play(config, grid, events={1: lambda: grid.nodes.update({3: silent})})
     assert grid.asked("GE") == [3600]
@@ -64,7 +64,7 @@ def test_a_run_that_goes_on_waits_briefly_for_a_newcomer() -> None:
 
 def test_a_newcomer_that_was_silent_is_asked_once_more(clock: SimpleNamespace) -> None:
     grid = WaitingGrid(nodes(*two_sites()))
-    late = FakeSite("Philips", faults={(0, records.DESCRIBE): mute})
+    late = FakeSite("Philips", faults={(0, DESCRIBE): mute})
 
     def ready() -> None:
         clock.now += ASK_AGAIN_S
@@ -111,7 +111,7 @@ class SuperLinkGrid(FakeGrid):
         for number, message in enumerate(messages):
             message.metadata.__dict__["_message_id"] = f"message {number}"
         gone = [m for m in messages if self.nodes[m.metadata.dst_node_id].name == "Philips"
-                and m.metadata.message_type == records.TRAIN]  # fmt: skip
+                and m.metadata.message_type == TRAIN]  # fmt: skip
         here = [message for message in messages if message not in gone]
         replies = list(super().send_and_receive(here, timeout=timeout))
         return [*replies, *map(unavailable, gone)]

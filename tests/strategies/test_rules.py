@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from common.adapter import Adapter
+from common.messages import Update, Validation
 from common.method import MethodConfig
-from strategies.replies import Update, Validation
 from strategies.rules import RULES, Plain, rule_of
 from tests.strategies.fakes import random_adapter
 

@@ -10,7 +10,7 @@ import torch
 from flwr.app import Message
 from torch import Tensor
 
-from common import records
+from common import messages, records
 from common.adapter import Adapter, Factors
 from common.config import RunConfig
 from common.errors import UserError
@@ -242,7 +242,7 @@ def sends(change: Change | None = None) -> dict[tuple[int, str], Fault]:
     """Return faults of three rounds: the sites learn much in common, and then ``change`` it."""
 
     def fault(message: Message, reply: Message) -> Message:
-        order: Any = message.content[records.CONFIG]
+        order: Any = message.content[messages.CONFIG]
         start, own = message_adapter(message), message_adapter(reply)
         step = common_step(int(order["server-round"]), start)
         layers = {
@@ -251,10 +251,10 @@ def sends(change: Change | None = None) -> dict[tuple[int, str], Fault]:
         }
         sent = Adapter(layers, own.scale)
         sent = change(start, sent) if change else sent
-        reply.content[records.ADAPTER] = records.adapter_to_record(sent)
+        reply.content[messages.ADAPTER] = records.adapter_to_record(sent)
         return reply
 
-    return {(t, records.TRAIN): fault for t in (1, 2, 3)}
+    return {(t, messages.TRAIN): fault for t in (1, 2, 3)}
 
 
 def federation(change: Change | None = None, dice: Mapping[int, float] = GAINS) -> list[FakeSite]:
@@ -284,7 +284,7 @@ def test_a_clean_run_is_the_same_with_everything_on() -> None:
 def test_a_turned_change_is_left_out_and_the_rest_goes_on_as_without_it() -> None:
     bad = run(federation(mirrored), **ALL_ON)
     silent = federation()
-    silent[1].faults = {(t, records.TRAIN): lambda *_: None for t in (1, 2, 3)}
+    silent[1].faults = {(t, messages.TRAIN): lambda *_: None for t in (1, 2, 3)}
     without = run(silent, **ALL_ON)
     for server_round in (1, 2, 3):
         assert same_bits(bad.states[server_round].adapter, without.states[server_round].adapter)
