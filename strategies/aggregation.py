@@ -54,8 +54,9 @@ def reader(
         halves = method.sent_up(server_round)
         if halves and arrays is None:
             raise ValueError("the reply has no adapter")
-        assert isinstance(state.adapter, Adapter)
-        return records.record_to_whole(arrays, halves, state.adapter.truncated(rank), shapes.layers)
+        before = state.parameters
+        assert isinstance(before, Adapter)
+        return records.record_to_whole(arrays, halves, before.truncated(rank), shapes.layers)
 
     return read
 
@@ -93,7 +94,7 @@ def merge(
     server_round
         The round, which says what trained.
     """
-    before = state.adapter
+    before = state.parameters
     if isinstance(before, Weights):
         whole = {site: u.values for site, u in updates.items() if isinstance(u, Weights)}
         return Merged(Weights(merging.mean_weights(whole, masses)))
