@@ -7,9 +7,11 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 from torch import Tensor
 
-from common import records
+from common import lora, records
 from common.adapter import Adapter, Factors
-from strategies import merging
+from common.errors import UserError
+from common.model import build_unet
+from strategies import RateMyLoRA, merging
 from strategies.rules.penalty import damping
 from strategies.state import RunState
 from tests.conftest import adapter_of
@@ -25,6 +27,7 @@ from tests.strategies.fakes import (
     nodes,
     play,
     prepare,
+    random_adapter,
     same_bits,
     trained,
 )
@@ -337,3 +340,35 @@ def test_a_site_rates_its_own_adapter_where_the_run_asks_and_the_merge_is_the_sa
     assert same_bits(plain.result, rated.result)
     assert rated.history[1].sites["GE"]["local"] == LOCAL_DICE
     assert "local" not in plain.history[1].sites["GE"]
+
+
+def test_keys_lie_over_the_configuration() -> None:
+    strategy = RateMyLoRA(make_config(rounds=7), lambda_0=0.5, merge="pad", min_sites=1)
+    assert strategy.config == make_config(rounds=7, lambda_0=0.5, merge="pad", min_sites=1)
+    with pytest.raises(UserError, match="RateMyLoRA: unknown key 'lamda-0'"):
+        RateMyLoRA(lamda_0=0.5)
+
+
+def test_without_a_state_the_run_begins_with_the_adapter_that_sites_draw_too() -> None:
+    strategy = RateMyLoRA(features="4,8,8,8,8,4", rank=3, ranks="2,3,3", seed=5)
+    shapes = lora.layer_shapes(build_unet((4, 8, 8, 8, 8, 4)))
+    assert strategy.shapes.layers == shapes
+    assert same_bits(strategy.state.parameters, lora.drawn_adapter(strategy.config, shapes, 3))
+
+
+def test_start_needs_no_more_than_the_grid() -> None:
+    told = play(make_config(rounds=2), FakeGrid(nodes(*three_sites())))
+    alone = prepare(make_config(rounds=2))
+    result = alone.strategy.start(FakeGrid(nodes(*three_sites())))
+    assert sorted(alone.history) == [0, 1, 2]
+    assert result.arrays == told.strategy.arrays()
+    assert result.evaluate_metrics_clientapp[2]["dice GE"] == GAINS[2]
+
+
+def test_a_run_begins_with_the_arrays_that_it_is_given() -> None:
+    grid, outcome = FakeGrid(nodes(*three_sites())), prepare(make_config())
+    given = random_adapter(9, 4)
+    outcome.strategy.start(grid, records.adapter_to_record(given), num_rounds=1)
+    assert same_bits(message_adapter(grid.sent(1, records.TRAIN)["GE"]), given)
+    with pytest.raises(UserError, match="initial_arrays: rank 3, expected 4"):
+        outcome.strategy.start(grid, records.adapter_to_record(random_adapter(9, 3)))
