@@ -22,15 +22,15 @@ class Method:
     Attributes
     ----------
     title
-        What it is, for people.
+        What the method does, in one line.
     source
-        Paper.
+        The paper, with its equation or algorithm.
     equation
         How the next round's start comes from the sites' updates.
     keys
-        Of the run configuration, over the defaults.
+        Keys of the run configuration that differ from the defaults.
     note
-        What differs from the source here.
+        How this implementation differs from the source.
     """
 
     title: str

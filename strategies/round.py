@@ -58,12 +58,10 @@ class Round:
         self.used = {name: update.parameters for name, update in updates.items()}
         for name, update in updates.items():
             found.note(name, examples=update.examples, loss=update.loss, train_s=update.seconds)
-            if update.local_dice is not None:
-                found.note(name, local=update.local_dice)
-            if update.start_dice is not None:
-                found.note(name, start=update.start_dice)
-                if self.method.previous == "penalised":
-                    self.state.previous[name] = update.start_dice
+            rated = {"local": update.local_dice, "start": update.start_dice}
+            found.note(name, **{key: dice for key, dice in rated.items() if dice is not None})
+            if update.start_dice is not None and self.method.previous == "penalised":
+                self.state.previous[name] = update.start_dice
         start = self.state.parameters
         sent = {name: a for name, a in self.used.items() if isinstance(a, Adapter)}
         if sent and isinstance(start, Adapter):

@@ -31,7 +31,7 @@ class Merged:
 
 @dataclass
 class RunState:
-    """All that the next round depends on.
+    """Everything that the next round depends on.
 
     Attributes
     ----------
@@ -42,13 +42,13 @@ class RunState:
     previous
         P(t−1) by site: what the next round's validation is compared with.
     ranks
-        By site, fixed at the start of the run.
+        Rank of every site, fixed at the start of the run.
     fold
-        What the last round added to the base, where the merge does that.
+        What the last round added to the base, where the run's merge adds something.
     folded
         All that was added to the base so far, dense by layer, the last included.
     personal
-        By site, what it goes on with where it is not ``parameters``.
+        What single sites go on with in place of ``parameters``, by site.
     rating
         What the run's rule carries from round to round; see :mod:`strategies.rules`.
     """

@@ -80,7 +80,7 @@ class Rule:
         """Return the masses of further merges that every site validates beside the first."""
         return []
 
-    def settle(self, server_round: int, share: Masses, found: Reports, before: Dice) -> Settled:
+    def settle(self, server_round: int, share: Masses, reports: Reports, before: Dice) -> Settled:
         """Return what the round ends with.
 
         Parameters
@@ -89,7 +89,7 @@ class Rule:
             1 for the first round.
         share
             What :meth:`shares` returned.
-        found
+        reports
             What each site that validated reports of the first merge and of the others.
         before
             P(t−1), the Dice that a site's report is compared with.

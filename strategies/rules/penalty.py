@@ -1,9 +1,5 @@
 """``rating = "penalty"``: Eq. 1 of the paper damps sites that gained while another lost.
 
-    w_t(c) = 1 − λ_t  if P_c(t) > P_c(t−1) and P_i(t) < P_i(t−1) for some i ≠ c, otherwise 1
-
-    λ_t = λ_0 · decay^(t−1)
-
 Source: He et al., "Rate-My-LoRA", ISBI 2025, arXiv 2501.03223. Tolerances and the schedules
 ``held`` and ``spread`` of λ are ours.
 """
@@ -17,14 +13,14 @@ from strategies.rules.base import Dice, Masses, Reports, Rule, Settled
 
 
 class Penalty(Rule):
-    """Eq. 1; it carries the number of calm rounds and the spread of P(0) from round to round."""
+    """Eq. 1, with what its schedules carry: the number of calm rounds and the spread of P(0)."""
 
-    def settle(self, server_round: int, share: Masses, found: Reports, before: Dice) -> Settled:
+    def settle(self, server_round: int, share: Masses, reports: Reports, before: Dice) -> Settled:
         """Return the penalised masses."""
         method = self.method
-        dice = {site: report.dice for site, report in found.items()}
+        dice = {site: report.dice for site, report in reports.items()}
         rated = screening.rated(dice, before, method.rating_check)
-        volumes = {site: report.volumes for site, report in found.items()}
+        volumes = {site: report.volumes for site, report in reports.items()}
         tolerance = tolerances(method.tolerance, volumes)
         if server_round == 1:
             self.memory["first-spread"] = spread(before)

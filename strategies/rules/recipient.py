@@ -25,12 +25,12 @@ class Recipient(Rule):
         """Return every site's adapter alone."""
         return [{site: float(site == alone) for site in share} for alone in sorted(share)]
 
-    def settle(self, server_round: int, share: Masses, found: Reports, before: Dice) -> Settled:
+    def settle(self, server_round: int, share: Masses, reports: Reports, before: Dice) -> Settled:
         """Return masses for each recipient beside the shares."""
         senders = sorted(share)
         dice = {
             site: dict(zip(senders, report.all_dice[1:], strict=True))
-            for site, report in found.items()
+            for site, report in reports.items()
             if len(report.all_dice) == len(senders) + 1
         }
         temperature = SOFTEST * self.method.rating_step

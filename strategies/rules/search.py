@@ -21,11 +21,11 @@ class Search(Rule):
         """Return a move towards every site."""
         return candidates(share, self._step(), sorted(share))[1:]
 
-    def settle(self, server_round: int, share: Masses, found: Reports, before: Dice) -> Settled:
+    def settle(self, server_round: int, share: Masses, reports: Reports, before: Dice) -> Settled:
         """Go to the best candidate."""
         tried = [share, *self.others(server_round, share)]
         dice: list[dict[str, float]] = [
-            {s: v.all_dice[i] for s, v in found.items() if i < len(v.all_dice)}
+            {s: v.all_dice[i] for s, v in reports.items() if i < len(v.all_dice)}
             for i in range(len(tried))
         ]
         best, _ = choose(tried, dice)
