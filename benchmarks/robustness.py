@@ -49,7 +49,7 @@ PAIRS: list[tuple[str, dict[str, Value], str]] = [
     ("Dice at random", CHECK, "GE"),
 ]
 """Attack, what is turned on against it, and the bad site."""
-SEEN = ("norm_ratio", "agreement", "unrated", "weight", "validation")
+SEEN = ("norm_ratio", "agreement", "unrated", "penalty", "validation")
 """What the JSON has of every site and round."""
 
 
@@ -139,7 +139,7 @@ def read(run_dir: Path) -> dict[str, Any]:
                 "refused": [r["site"] for r in line["refused"]],
                 "sites": {
                     site: {
-                        k: entry.get(k) for k in ("norm_ratio", "agreement", "unrated", "weight")
+                        k: entry.get(k) for k in ("norm_ratio", "agreement", "unrated", "penalty")
                     }
                     for site, entry in line["sites"].items()
                 },

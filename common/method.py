@@ -36,13 +36,13 @@ class MethodConfig:
     share: str = option("site", choices=("site", "examples", "norm"))
     """A site's share of the merge: 1/N, |D_c| / Σ|D|, or by the norm of its product BA."""
     normalise: str = option("auto", choices=("auto", "yes", "no"))
-    """Whether penalised weights are scaled to sum to one; ``auto`` follows the merge."""
+    """Whether penalised masses are scaled to sum to one; ``auto`` follows the merge."""
     rating: str = option("penalty", choices=("penalty", "gap", "search", "recipient", "none"))
-    """How validation moves the weights: ``penalty`` is Eq. 1; ``gap``, by how much the merge is
+    """How validation moves the masses: ``penalty`` is Eq. 1; ``gap``, by how much the merge is
     worse at a site than its own adapter; ``search``, the best of several merges; ``recipient``, a
     merge for each site by how it rates the others' adapters; or not at all."""
     rating_step: float = option(0.2, above=0, high=1)
-    """How far ``gap`` and ``search`` move weights in a round, and the temperature of
+    """How far ``gap`` and ``search`` move masses in a round, and the temperature of
     ``recipient`` in units of a Dice of 0.1."""
     lambda_0: float = option(0.2, low=0, high=1)
     """λ of round 1; 0 is plain federated averaging of adapters."""
@@ -54,8 +54,8 @@ class MethodConfig:
     tolerance: float = option(0.0, low=0, high=1)
     """A site's Dice has changed when it did by more than this over the root of its number of
     validation volumes; 0 counts every change, as the paper."""
-    previous: str = option("equal", choices=("equal", "penalised"))
-    """Which merge P(t−1) is of: the equal one as P(t), or the penalised re-merge."""
+    previous: str = option("first", choices=("first", "penalised"))
+    """The merge that P(t−1) is of: the first merge, as P(t) is, or the penalised re-merge."""
     local_validation: bool = option(False)
     """Whether a site rates its own adapter too, after training and before any merge; costs one
     more validation a round."""

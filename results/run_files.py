@@ -75,8 +75,8 @@ class Run:
         return [(t, sum(values[t] for values in by_site) / len(by_site)) for t in sorted(shared)]
 
     def penalised(self, site: str) -> list[int]:
-        """Return the rounds in which a site's weight was below one."""
-        return [t for t, weight in self.series(site, "weight") if weight < 1]
+        """Return the rounds in which a site's penalty was below one."""
+        return [t for t, penalty in self.series(site, "penalty") if penalty < 1]
 
     def score(self, site: str, model: str, metric: str, structure: str) -> float:
         """Return a test score of the summary, NaN where there is none.

@@ -24,7 +24,7 @@ def save_checkpoint(state: RunState, path: Path) -> None:
     """Write a state."""
     tensors: dict[str, Tensor] = {}
     scale = 1.0
-    match state.adapter:
+    match state.parameters:
         case Weights(values):
             tensors |= _named(WEIGHTS, values)
         case Adapter() as adapter:
@@ -43,7 +43,7 @@ def save_checkpoint(state: RunState, path: Path) -> None:
         "rating": json.dumps(state.rating),
         "held": json.dumps(state.held),
         "run-id": state.run_id,
-        "trains": WEIGHTS if isinstance(state.adapter, Weights) else "adapter",
+        "trains": WEIGHTS if isinstance(state.parameters, Weights) else "adapter",
         "personal": json.dumps(sites),
     }
     write_tensors(path, tensors, notes)

@@ -41,7 +41,7 @@ class RunDir:
     adapter.safetensors  the result, one adapter whatever was folded on the way
     weights.safetensors  the result where all weights are trained, as a base file
     personal/            SITE.safetensors: in a simulation, where sites end with their own
-    rounds.png           validation, weights and traffic over the rounds
+    rounds.png           validation, penalties and traffic over the rounds
     updates/             round-NNN/SITE.safetensors: the adapters that the sites sent
     tensorboard/         event files
     ==================== ================================================================
@@ -124,7 +124,7 @@ class RunDir:
 
     def save_result(self, state: RunState, scale: float, base_sha256: str) -> None:
         """Write what the run ends with: an adapter, which holds what was folded, or weights."""
-        result = state.adapter
+        result = state.parameters
         if isinstance(result, Adapter) and state.folded is not None:
             result = folding.as_adapter(state.folded, result, scale)
         path = self.adapter if isinstance(result, Adapter) else self.weights

@@ -124,7 +124,7 @@ def sites_table(run: Run, palette: Palette, patients: Patients | None) -> Table:
                 "–" if tested is None else str(tested),
                 str(last.get("examples", "–")),
                 str(last.get("rank", "–")),
-                f"{len(run.series(site, 'weight'))} of {len(run.rounds)}",
+                f"{len(run.series(site, 'penalty'))} of {len(run.rounds)}",
                 str(len(run.penalised(site))),
             )
         )

@@ -359,7 +359,12 @@ def test_an_adapter_is_parsed_three_times_on_its_way_and_its_bytes_are_counted_w
     shapes = Shapes.of(skeleton(config.model.channels()))
     start = lora.initial_adapter(shapes.layers, RANK, 1.0, seed=1)
     lines: list[RoundRecord] = []
-    strategy = RateMyLoRA(config, shapes, RunState(start), lambda _, line: lines.append(line))
+    strategy = RateMyLoRA(
+        config,
+        shapes=shapes,
+        state=RunState(start),
+        on_round=lambda _, line: lines.append(line),
+    )
     grid = HospitalGrid(node)
     strategy.start(grid, strategy.arrays(), num_rounds=1)
     monkeypatch.undo()

@@ -47,13 +47,13 @@ def test_a_state_comes_back(tmp_path: Path, what: str) -> None:
         state.held,
     )
     assert back.run_id == state.run_id
-    if isinstance(state.adapter, Weights):
-        assert isinstance(back.adapter, Weights)
-        assert back.adapter.tensors().keys() == state.adapter.tensors().keys()
-        for name, value in state.adapter.values.items():
-            assert torch.equal(back.adapter.values[name], value)
+    if isinstance(state.parameters, Weights):
+        assert isinstance(back.parameters, Weights)
+        assert back.parameters.tensors().keys() == state.parameters.tensors().keys()
+        for name, value in state.parameters.values.items():
+            assert torch.equal(back.parameters.values[name], value)
     else:
-        assert same_bits(back.adapter, state.adapter)
+        assert same_bits(back.parameters, state.parameters)
     assert (back.fold is None) == (state.fold is None)
     if state.fold is not None and back.fold is not None:
         assert same_bits(back.fold, state.fold)
@@ -69,7 +69,7 @@ def test_a_plain_checkpoint_is_an_adapter_file(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.safetensors"
     save_checkpoint(STATES["an adapter"], path)
     found, notes = load_adapter(path)
-    assert same_bits(found, adapter_of(STATES["an adapter"].adapter))
+    assert same_bits(found, adapter_of(STATES["an adapter"].parameters))
     assert notes["round"] == "2"
 
 

@@ -35,7 +35,7 @@ def test_resume_returns_the_saved_state_exactly(tmp_path: Path) -> None:
     resumed = RunDir(tmp_path).begin(config(resume=True), state(0))
     assert resumed.server_round == 2
     assert resumed.previous == state(2).previous
-    assert torch.equal(adapter_of(resumed.adapter).layers["conv"].A, torch.full((2, 3), 1 / 3))
+    assert torch.equal(adapter_of(resumed.parameters).layers["conv"].A, torch.full((2, 3), 1 / 3))
 
 
 def test_a_line_beyond_the_checkpoint_is_dropped(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_updates_are_kept_as_asked(tmp_path: Path, keep: str, rounds: list[int])
     folder = RunDir(tmp_path)
     folder.begin(config(), state(0))
     for server_round in (1, 2, 3):
-        updates = {"GE": state(0, server_round).adapter}
+        updates = {"GE": state(0, server_round).parameters}
         folder.save_updates(server_round, updates, keep=keep)
     assert [p.name for p in sorted(tmp_path.glob("updates/*"))] == [
         f"round-{t:03d}" for t in rounds
@@ -109,7 +109,7 @@ def test_updates_are_kept_as_asked(tmp_path: Path, keep: str, rounds: list[int])
 
 def test_a_round_without_updates_leaves_the_last_ones(tmp_path: Path) -> None:
     folder = RunDir(tmp_path)
-    folder.save_updates(1, {"GE": state(0).adapter}, keep="last")
+    folder.save_updates(1, {"GE": state(0).parameters}, keep="last")
     folder.save_updates(2, {}, keep="last")
     assert [path.name for path in folder.updates.iterdir()] == ["round-001"]
 
@@ -117,7 +117,7 @@ def test_a_round_without_updates_leaves_the_last_ones(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["../../etc/passwd", "..", "a/b", "St. Anna · Köln"])
 def test_a_site_cannot_name_its_way_out_of_the_folder(tmp_path: Path, name: str) -> None:
     folder = RunDir(tmp_path / "run")
-    folder.save_updates(1, {name: state(0).adapter}, keep="all")
+    folder.save_updates(1, {name: state(0).parameters}, keep="all")
     (file,) = (path for path in tmp_path.rglob("*") if path.is_file())
     assert file.parent == folder.updates / "round-001"
     assert load_adapter(file)[1]["site"] == name

@@ -256,10 +256,10 @@ class Outcome:
     history: dict[int, RoundRecord] = field(default_factory=dict)
     phases: list[tuple[int, str]] = field(default_factory=list)
 
-    def weights(self, server_round: int) -> dict[str, float]:
+    def penalties(self, server_round: int) -> dict[str, float]:
         """Return w_t by site."""
         entries = self.history[server_round].sites
-        return {name: e["weight"] for name, e in entries.items() if "weight" in e}
+        return {name: e["penalty"] for name, e in entries.items() if "penalty" in e}
 
     def refused(self, server_round: int) -> dict[tuple[str, str], str]:
         """Return the reasons by (site, phase)."""
@@ -286,10 +286,10 @@ def prepare(
     phases: list[tuple[int, str]] = []
     strategy = RateMyLoRA(
         config,
-        Shapes(SHAPES, {}),
-        state or initial_state(config),
-        on_round,
-        lambda *at: phases.append(at),
+        shapes=Shapes(SHAPES, {}),
+        state=state or initial_state(config),
+        on_round=on_round,
+        on_phase=lambda *at: phases.append(at),
     )
     outcome.made = Outcome(strategy, phases=phases)
     made: Outcome = outcome.made

@@ -273,7 +273,7 @@ def run(sites: list[FakeSite], **keys: Any) -> Outcome:
 def test_a_clean_run_is_the_same_with_everything_on() -> None:
     off, on = run(federation(), ranks="2,4,4"), run(federation(), ranks="2,4,4", **ALL_ON)
     for server_round in (1, 2, 3):
-        assert same_bits(off.states[server_round].adapter, on.states[server_round].adapter)
+        assert same_bits(off.states[server_round].parameters, on.states[server_round].parameters)
         assert on.refused(server_round) == {}
         for site, entry in on.history[server_round].sites.items():
             assert 0 < entry.pop("norm_ratio") < 1.5
@@ -287,7 +287,9 @@ def test_a_turned_change_is_left_out_and_the_rest_goes_on_as_without_it() -> Non
     silent[1].faults = {(t, messages.TRAIN): lambda *_: None for t in (1, 2, 3)}
     without = run(silent, **ALL_ON)
     for server_round in (1, 2, 3):
-        assert same_bits(bad.states[server_round].adapter, without.states[server_round].adapter)
+        assert same_bits(
+            bad.states[server_round].parameters, without.states[server_round].parameters
+        )
         assert list(bad.refused(server_round)) == [("Philips", "merge")]
         agreement = bad.history[server_round].sites["Philips"]["agreement"]
         assert agreement < 0
@@ -296,7 +298,7 @@ def test_a_turned_change_is_left_out_and_the_rest_goes_on_as_without_it() -> Non
             f"its change agrees {agreement:.3f} with the others', expected at least "
             "min-agreement = 0"
         )
-        assert sorted(bad.weights(server_round)) == ["GE", "Siemens"]
+        assert sorted(bad.penalties(server_round)) == ["GE", "Siemens"]
     # what it sent is there to be looked at
     assert sorted(bad.strategy.round.updates) == ["GE", "Philips", "Siemens"]
 
@@ -314,10 +316,10 @@ def test_a_hundredfold_adapter_moves_the_merge_no_more_than_the_bound_allows() -
     clean = run(federation(), rounds=1)
     bad = run(federation(enlarge), rounds=1)
     bounded = run(federation(enlarge), rounds=1, norm_bound=1.5)
-    start = adapter_of(initial_state(clean.strategy.config).adapter)
+    start = adapter_of(initial_state(clean.strategy.config).parameters)
 
     def step(outcome: Outcome) -> float:
-        return float(dense_change(adapter_of(outcome.states[1].adapter), start).norm())
+        return float(dense_change(adapter_of(outcome.states[1].parameters), start).norm())
 
     honest = [
         adapter_of(u.parameters)
@@ -331,7 +333,7 @@ def test_a_hundredfold_adapter_moves_the_merge_no_more_than_the_bound_allows() -
     assert notes["Philips"]["norm_ratio"] > 50
     assert max(notes[site]["norm_ratio"] for site in ("GE", "Siemens")) == 1.0
     assert bounded.strategy.round.updates["Philips"].parameters.rank == 4  # as it was sent
-    assert bounded.states[1].adapter.rank == 4
+    assert bounded.states[1].parameters.rank == 4
 
 
 def test_a_bounded_run_is_the_merge_of_the_scaled_changes() -> None:
@@ -340,7 +342,7 @@ def test_a_bounded_run_is_the_merge_of_the_scaled_changes() -> None:
 
     sites = federation(enlarge)
     outcome = run(sites, rounds=1, norm_bound=2.0, rank=7)  # of full rank, so nothing is cut
-    start = adapter_of(initial_state(outcome.strategy.config).adapter)
+    start = adapter_of(initial_state(outcome.strategy.config).parameters)
     changes = {
         site: dense_change(adapter_of(update.parameters), start)
         for site, update in outcome.strategy.round.updates.items()
@@ -348,16 +350,16 @@ def test_a_bounded_run_is_the_merge_of_the_scaled_changes() -> None:
     norms = {site: change.norm() for site, change in changes.items()}
     changes["Philips"] *= 2.0 * max(norms["GE"], norms["Siemens"]) / norms["Philips"]
     expected = torch.stack(list(changes.values())).mean(dim=0)
-    merged = dense_change(adapter_of(outcome.states[1].adapter), start)
+    merged = dense_change(adapter_of(outcome.states[1].parameters), start)
     torch.testing.assert_close(merged, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_false_rating_neither_loses_nor_damps() -> None:
     believed = run(federation(dice=FALLS))
     checked = run(federation(dice=FALLS), rating_check=3.0)
-    assert believed.weights(1) == {"GE": 0.8, "Philips": 1.0, "Siemens": 0.8}
+    assert believed.penalties(1) == {"GE": 0.8, "Philips": 1.0, "Siemens": 0.8}
     for server_round in (1, 2, 3):
-        assert set(checked.weights(server_round).values()) == {1.0}
+        assert set(checked.penalties(server_round).values()) == {1.0}
         entries = checked.history[server_round].sites
         assert {site for site, entry in entries.items() if "unrated" in entry} == {"Philips"}
         assert entries["Philips"]["unrated"] is True

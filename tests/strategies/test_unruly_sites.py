@@ -166,10 +166,10 @@ def test_a_failed_training_cannot_touch_the_rest(fault: str, share: str) -> None
         refused = with_it.refused(server_round)
         assert list(refused) == [("Philips", "train")]
         assert reason in refused["Philips", "train"]
-        assert with_it.weights(server_round) == without_it.weights(server_round)
+        assert with_it.penalties(server_round) == without_it.penalties(server_round)
         one, other = with_it.states[server_round], without_it.states[server_round]
-        assert same_bits(one.adapter, other.adapter)
-    assert without_it.weights(1) == {"GE": 0.8, "Siemens": 1.0}
+        assert same_bits(one.parameters, other.parameters)
+    assert without_it.penalties(1) == {"GE": 0.8, "Siemens": 1.0}
 
 
 VALIDATION_FAULTS: dict[str, tuple[Fault, str]] = {
@@ -188,7 +188,7 @@ def test_a_site_that_does_not_validate_keeps_weight_one(fault: str) -> None:
     breaks, reason = VALIDATION_FAULTS[fault]
     gains = FakeSite("Philips", 20, GAINS, faults={(1, messages.VALIDATE): breaks})
     outcome = play(make_config(), FakeGrid(nodes(gains, *two_sites())))
-    assert outcome.weights(1) == {"GE": 0.8, "Philips": 1.0, "Siemens": 1.0}
+    assert outcome.penalties(1) == {"GE": 0.8, "Philips": 1.0, "Siemens": 1.0}
     assert list(outcome.refused(1)) == [("Philips", "validate")]
     assert reason in outcome.refused(1)["Philips", "validate"]
     assert outcome.history[1].sites["Philips"]["share"] == 1 / 3
@@ -201,17 +201,17 @@ def test_a_loss_that_was_not_reported_damps_nobody() -> None:
     ge, siemens = two_sites()
     siemens.faults[1, messages.VALIDATE] = with_numbers(dice=math.nan)
     outcome = play(make_config(sites=2), FakeGrid(nodes(ge, siemens)))
-    assert outcome.weights(1) == {"GE": 1.0, "Siemens": 1.0}
+    assert outcome.penalties(1) == {"GE": 1.0, "Siemens": 1.0}
 
 
-def test_a_round_in_which_nobody_validates_is_the_equal_merge() -> None:
+def test_a_round_in_which_nobody_validates_is_the_first_merge() -> None:
     sites = two_sites()
     for site in sites:
         site.faults[2, messages.VALIDATE] = silent
     grid = FakeGrid(nodes(*sites))
     outcome = play(make_config(sites=2), grid)
-    equal = message_adapter(grid.sent(2, messages.VALIDATE)["GE"])
-    assert same_bits(outcome.states[2].adapter, equal)
+    first = message_adapter(grid.sent(2, messages.VALIDATE)["GE"])
+    assert same_bits(outcome.states[2].parameters, first)
     assert outcome.states[2].previous == outcome.states[1].previous
     assert sorted(outcome.history) == [0, 1, 2, 3]
 
@@ -221,8 +221,8 @@ def test_a_base_that_was_not_rated_damps_nobody() -> None:
     sites[1].faults[0, messages.VALIDATE] = crashed
     outcome = play(make_config(sites=2), FakeGrid(nodes(*sites)))
     assert outcome.states[0].previous == {"GE": 0.3}
-    assert outcome.weights(1) == {"GE": 1.0, "Siemens": 1.0}
-    assert outcome.weights(2)["GE"] < 1.0
+    assert outcome.penalties(1) == {"GE": 1.0, "Siemens": 1.0}
+    assert outcome.penalties(2)["GE"] < 1.0
 
 
 @pytest.mark.parametrize("fault", ["silent", "crashed", "NaN"])
@@ -240,8 +240,8 @@ def test_too_few_sites_stop_the_run_and_keep_what_was_saved(fault: str) -> None:
     assert reason in text
     assert "round 2 is saved" in text
     assert sorted(outcome.states) == [0, 1, 2]
-    assert same_bits(outcome.states[2].adapter, intact.states[2].adapter)
-    assert same_bits(outcome.strategy.state.adapter, intact.states[2].adapter)
+    assert same_bits(outcome.states[2].parameters, intact.states[2].parameters)
+    assert same_bits(outcome.strategy.state.parameters, intact.states[2].parameters)
     assert outcome.states[2].previous == intact.states[2].previous
 
 
@@ -260,7 +260,7 @@ def test_a_site_that_left_is_in_the_history_and_the_rest_goes_on() -> None:
     assert outcome.refused(1) == {}
     for server_round in (2, 3):
         assert outcome.refused(server_round)["Philips", "train"] == "no answer"
-        assert sorted(outcome.weights(server_round)) == ["GE", "Siemens"]
+        assert sorted(outcome.penalties(server_round)) == ["GE", "Siemens"]
         assert set(grid.sent(server_round, messages.TRAIN)) == {"GE", "Siemens"}
         assert outcome.history[server_round].sites["GE"]["share"] == 0.5
 
@@ -274,7 +274,7 @@ def test_a_base_model_that_differs_is_turned_away_before_any_training() -> None:
     asked = [kind for _, kind, site, _ in grid.log if site == "Philips"]
     assert asked == [messages.DESCRIBE]
     alone = play(make_config(sites=2), FakeGrid(nodes(*two_sites())))
-    assert same_bits(outcome.states[3].adapter, alone.states[3].adapter)
+    assert same_bits(outcome.states[3].parameters, alone.states[3].parameters)
 
 
 def test_without_a_fingerprint_all_bases_must_agree() -> None:
@@ -319,7 +319,7 @@ def test_the_run_waits_for_its_sites(clock: SimpleNamespace) -> None:
 
     grid.get_node_ids = joins_after_ten_seconds  # type: ignore[method-assign]
     outcome = play(make_config(wait_s=60), grid)
-    assert sorted(outcome.weights(1)) == ["GE", "Philips", "Siemens"]
+    assert sorted(outcome.penalties(1)) == ["GE", "Philips", "Siemens"]
     assert clock.now < 60
 
 
@@ -337,7 +337,7 @@ def test_of_two_nodes_with_one_name_one_takes_part() -> None:
     assert len(trained) == 2
     assert 3 in trained
     alone = play(make_config(sites=2), FakeGrid(nodes(*two_sites())))
-    assert same_bits(outcome.states[3].adapter, alone.states[3].adapter)
+    assert same_bits(outcome.states[3].parameters, alone.states[3].parameters)
 
 
 def test_a_site_that_comes_back_under_a_new_key_is_the_same_site() -> None:
@@ -354,7 +354,7 @@ def test_a_site_that_comes_back_under_a_new_key_is_the_same_site() -> None:
     for server_round in (1, 2, 3):
         assert outcome.refused(server_round) == {}
         assert same_bits(
-            outcome.states[server_round].adapter, unbroken.states[server_round].adapter
+            outcome.states[server_round].parameters, unbroken.states[server_round].parameters
         )
     assert grid.sent(2, messages.TRAIN)["GE"].metadata.dst_node_id == 99
 
@@ -370,9 +370,9 @@ def test_a_site_is_back_once_its_old_node_is_gone() -> None:
     events = {1: restart, 2: lambda: grid.nodes.pop(1)}
     outcome = play(make_config(), grid, events=events)
     assert outcome.refused(2)["GE", "train"] == "no answer"
-    assert sorted(outcome.weights(2)) == ["Philips", "Siemens"]
+    assert sorted(outcome.penalties(2)) == ["Philips", "Siemens"]
     assert outcome.refused(3) == {}
-    assert sorted(outcome.weights(3)) == ["GE", "Philips", "Siemens"]
+    assert sorted(outcome.penalties(3)) == ["GE", "Philips", "Siemens"]
 
 
 def test_a_site_that_joins_later_takes_part_at_the_lowest_rank() -> None:
@@ -384,8 +384,8 @@ def test_a_site_that_joins_later_takes_part_at_the_lowest_rank() -> None:
         events={1: lambda: grid.nodes.update({3: late})},
     )
     assert late.uploads[2].rank == 2
-    assert sorted(outcome.weights(2)) == ["GE", "Philips", "Siemens"]
-    assert outcome.weights(2)["Philips"] == 1.0  # it has no P(t−1) yet
+    assert sorted(outcome.penalties(2)) == ["GE", "Philips", "Siemens"]
+    assert outcome.penalties(2)["Philips"] == 1.0  # it has no P(t−1) yet
 
 
 @pytest.mark.parametrize("merge", ["svd", "pad"])
@@ -394,7 +394,7 @@ def test_the_rank_survives_a_round_without_the_sites_that_have_it(merge: str) ->
     config = make_config(ranks="2,4,2", merge=merge)
     outcome = play(config, FakeGrid(nodes(large, *two_sites())))
     assert outcome.refused(1) == {("Philips", "train"): "no answer"}
-    assert [outcome.states[t].adapter.rank for t in (1, 2, 3)] == [4, 4, 4]
+    assert [outcome.states[t].parameters.rank for t in (1, 2, 3)] == [4, 4, 4]
     for server_round in (2, 3):
         assert outcome.refused(server_round) == {}
         assert large.uploads[server_round].rank == 4
@@ -417,8 +417,8 @@ def test_a_reply_from_a_node_that_was_not_asked_is_ignored() -> None:
     outsider = FakeSite("Philips", 20, STEADY, faults={(1, messages.TRAIN): forged})
     outcome = play(make_config(), FakeGrid(nodes(*sites, outsider)))
     assert outcome.refused(1) == {("Philips", "train"): "no answer"}
-    assert sorted(outcome.weights(1)) == ["GE", "Siemens"]
-    assert set(SHAPES) == set(adapter_of(outcome.states[1].adapter).layers)
+    assert sorted(outcome.penalties(1)) == ["GE", "Siemens"]
+    assert set(SHAPES) == set(adapter_of(outcome.states[1].parameters).layers)
 
 
 def test_a_site_gets_no_higher_rank_than_it_allows() -> None:
