@@ -38,7 +38,7 @@ def run(grid: Grid, config: RunConfig) -> None:
     if state.server_round:
         log(INFO, "resuming after round %d from %s", state.server_round, folder.path)
 
-    status = StatusFile(folder.status, config.method.rounds)
+    status = StatusFile(folder.status, config.federation.rounds)
     try:
         _federate(grid, config, folder, state, status)
     except (SystemExit, KeyboardInterrupt, RunNotRunningException):
@@ -80,14 +80,13 @@ def _federate(
             events.add_round(record.to_json())
 
     strategy = RateMyLoRA(config, Shapes.of(model), state, on_round, status.phase)
-    method = config.method
     strategy.start(
         grid,
         strategy.arrays(),
-        num_rounds=method.rounds,
-        timeout=method.round_timeout_s,
+        num_rounds=config.federation.rounds,
+        timeout=config.federation.round_timeout_s,
     )
-    if method.sends == "all":
+    if config.method.sends == "all":
         folder.save_result(state, config.model.alpha_per_rank, strategy.exchange.roster.base_sha256)
     scores = strategy.test(grid)
     summary = summarise(

@@ -77,7 +77,7 @@ class RateMyLoRA(Strategy):
         self.on_phase = on_phase
         self.exchange = Exchange(config, state.ranks)
         self.delivery = Delivery(config, state)
-        self.rule = rule_of(config.method, state.rating)
+        self.rule = rule_of(config, state.rating)
         self.run_rank = state.adapter.rank
         self._begin_round(state.server_round)
 
@@ -239,11 +239,12 @@ class RateMyLoRA(Strategy):
     def _require_sites(self) -> None:
         """Stop the run when too few sites are left; what was saved stays."""
         found, record = len(self.round.used), self.exchange.record
-        if found >= self.method.min_sites:
+        needed = self.config.federation.min_sites
+        if found >= needed:
             return
         why = "; ".join(f"{r['site']}: {r['reason']}" for r in record.refused)
         raise UserError(
             f"round {record.server_round}: {found} site(s) trained, expected at least min-sites = "
-            f"{self.method.min_sites} ({why}); round {self.state.server_round} is saved, "
+            f"{needed} ({why}); round {self.state.server_round} is saved, "
             "resume = true goes on from it"
         )

@@ -46,6 +46,7 @@ class Round:
     ) -> None:
         self.number = number
         self.method = config.method
+        self.screening = config.screening
         self.state = state
         self.rule = rule
         self.exchange = exchange
@@ -77,7 +78,7 @@ class Round:
         sent = {name: a for name, a in self.used.items() if isinstance(a, Adapter)}
         if not (sent and isinstance(start, Adapter)):
             return
-        screened = screening.screen(sent, start, self.method)
+        screened = screening.screen(sent, start, self.screening)
         for name, facts in screened.notes.items():
             self.exchange.record.note(name, **facts)
         for name, reason in screened.refused.items():

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from common.method import MethodConfig
+from common.config import RunConfig
 from strategies import penalty, ratings, screening, weighting
 from strategies.replies import Update, Validation
 
@@ -51,14 +51,15 @@ class Plain:
 
     Parameters
     ----------
-    method
-        Its keys.
+    config
+        The run's configuration.
     memory
         What the rule carries on; changed in place, of what JSON can hold.
     """
 
-    def __init__(self, method: MethodConfig, memory: dict[str, Any]) -> None:
-        self.method = method
+    def __init__(self, config: RunConfig, memory: dict[str, Any]) -> None:
+        self.config = config
+        self.method = config.method
         self.memory = memory
 
     def shares(self, server_round: int, share: Masses, updates: Mapping[str, Update]) -> Masses:
@@ -93,7 +94,7 @@ class Penalty(Plain):
         """Return the penalised masses."""
         method = self.method
         dice = {site: report.dice for site, report in found.items()}
-        rated = screening.rated(dice, before, method.rating_check)
+        rated = screening.rated(dice, before, self.config.screening.rating_check)
         volumes = {site: report.volumes for site, report in found.items()}
         tolerance = penalty.tolerances(method.tolerance, volumes)
         if server_round == 1:
@@ -123,7 +124,7 @@ class Gap(Plain):
         """Move the shares by what the sites report of the last merge before they train on."""
         held = ratings.present(self.memory.get("shares", {}), share)
         step = ratings.gap_step(
-            self.method.rating_step, max(server_round - 1, 1), self.method.rounds
+            self.method.rating_step, max(server_round - 1, 1), self.config.federation.rounds
         )
         merged = {s: u.start_dice for s, u in updates.items() if u.start_dice is not None}
         moved = ratings.gap_shares(held, self.memory.get("own", {}), merged, step)
@@ -191,6 +192,6 @@ class Recipient(Plain):
 RULES = {"none": Plain, "penalty": Penalty, "gap": Gap, "search": Search, "recipient": Recipient}
 
 
-def rule_of(method: MethodConfig, memory: dict[str, Any]) -> Plain:
+def rule_of(config: RunConfig, memory: dict[str, Any]) -> Plain:
     """Return the rule of a run's ``rating``."""
-    return RULES[method.rating](method, memory)
+    return RULES[config.method.rating](config, memory)

@@ -354,7 +354,7 @@ def federate(site_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Calla
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Site, "train", train)
             patch.setattr("server_app.run.plot_rounds", lambda *_: None)  # half of the time
-            run(LocalGrid(config.method.sites, before), config)
+            run(LocalGrid(config.federation.sites, before), config)
         open_site.cache_clear()
         lines = (done.folder / "history.jsonl").read_text().splitlines()
         done.history = [json.loads(line) for line in lines]

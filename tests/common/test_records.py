@@ -19,7 +19,7 @@ from flwr.proto import recorddict_pb2
 from torch import Tensor
 
 from common import records
-from common.config import RunConfig
+from common.config import FederationConfig, RunConfig
 from common.errors import UserError
 from common.method import MethodConfig
 from tests.conftest import MakeAdapter
@@ -233,7 +233,12 @@ def test_the_payload_of_a_record_is_that_of_its_adapter(make_adapter: MakeAdapte
 
 
 def test_a_configuration_comes_back_with_the_keys_of_the_message() -> None:
-    config = RunConfig(method=MethodConfig(rounds=9, lambda_0=0.5), seed=4, resume=True)
+    config = RunConfig(
+        method=MethodConfig(lambda_0=0.5),
+        federation=FederationConfig(rounds=9),
+        seed=4,
+        resume=True,
+    )
     record = records.config_to_record(config, **{"server-round": 2, "site-rank": 16})
     back, extra = records.record_to_config(record)
     assert back == config

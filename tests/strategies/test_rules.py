@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from common.adapter import Adapter
-from common.method import MethodConfig
+from common.config import RunConfig
 from strategies.replies import Update, Validation
 from strategies.rules import RULES, Plain, rule_of
 from tests.strategies.fakes import random_adapter
@@ -26,7 +26,8 @@ def rated(*dice: tuple[float, ...]) -> dict[str, Validation]:
 
 
 def rule(rating: str, memory: dict[str, Any] | None = None, **keys: Any) -> Plain:
-    return rule_of(MethodConfig(rating=rating, **keys), {} if memory is None else memory)
+    config = RunConfig.from_flat({"rating": rating, **keys})
+    return rule_of(config, {} if memory is None else memory)
 
 
 @pytest.mark.parametrize("rating", RULES)
