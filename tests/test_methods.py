@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from statistics import pstdev
 from typing import Any
 
 import numpy as np
@@ -482,8 +483,26 @@ def test_sites_rate_more_than_one_merge(federate: Callable[..., Run], rating: st
 @pytest.mark.parametrize("schedule", ["held", "spread"])
 def test_a_schedule_moves_lambda(federate: Callable[..., Run], schedule: str) -> None:
     run = federate("rate-my-lora", schedule=schedule, lambda_0=0.5)
-    lambdas = [run.history_of(number)["lambda"] for number in range(1, ROUNDS + 1)]
-    assert all(0 <= value <= 0.5 for value in lambdas)
+    numbers = range(1, ROUNDS + 1)
+    before, after = (
+        [{site: run.entry(number, site, key) for site in SITES} for number in numbers]
+        for key in ("previous", "validation")
+    )
+    calm = [len(moves(*pair)) < 2 for pair in zip(before, after, strict=True)]
+    spread = [pstdev(dice.values()) for dice in after]
+    first = pstdev(before[0].values())
+    expected = {
+        "held": [0.5 * 0.95 ** sum(calm[:index]) for index in range(ROUNDS)],
+        "spread": [0.5 * min(1.0, value / first) for value in spread],
+    }[schedule]
+    lambdas = [run.history_of(number)["lambda"] for number in numbers]
+    assert lambdas == pytest.approx(expected)
+    assert lambdas != pytest.approx([0.5 * 0.95**index for index in range(ROUNDS)])
+
+
+def moves(before: Mapping[str, float], after: Mapping[str, float]) -> set[bool]:
+    """Return whether some site gained (True) and whether some lost (False)."""
+    return {after[site] > before[site] for site in SITES if after[site] != before[site]}
 
 
 @pytest.mark.parametrize("name", ["flora", "fedex-lora", "rolora", "fedsa-lora", "feddg-ga"])

@@ -118,6 +118,15 @@ def test_only_these_keys_may_change_when_a_run_is_resumed() -> None:
     }
 
 
+def test_resume_refuses_other_settings_and_names_the_key(tmp_path: Path) -> None:
+    folder = RunDir(tmp_path)
+    folder.begin(config(lambda_0=0.2), state(0))
+    folder.save_round(state(1), record(1))
+    with pytest.raises(UserError, match=r"lambda-0 was 0.2 and is 0.4"):
+        folder.begin(config(lambda_0=0.4, resume=True), state(0))
+    assert folder.begin(config(rounds=50, resume=True), state(0)).server_round == 1
+
+
 def test_resume_without_checkpoint_begins_anew(tmp_path: Path) -> None:
     assert RunDir(tmp_path / "new").begin(config(resume=True), state(0)).server_round == 0
 
