@@ -2,6 +2,11 @@
 
 A dataclass declares its keys with :func:`option`; a field that is a dataclass itself is a group of
 keys. :func:`parse` reads flat kebab-case keys into it.
+
+pydantic 2.14 was tried in its place. It would save about 40 of the 120 lines of code here, but it
+tells half of a range, blames a group and not a key for what must hold between keys, and needs a
+table of its own to say what was expected. It would add four packages (11 MB) and about 0.2 s to the
+start of every process.
 """
 
 import difflib
