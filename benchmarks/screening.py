@@ -12,13 +12,13 @@ import time
 from benchmarks.merging import _peak_resident, _resident, make_adapters
 from benchmarks.report import PAPER, mib, parser, publish
 from common.adapter import Adapter, Factors
-from common.method import MethodConfig
+from common.config import ScreeningConfig
 from strategies.merging import merge
 from strategies.screening import screen
 
 RULES = {
-    "norm-bound": MethodConfig(norm_bound=3.0),
-    "min-agreement": MethodConfig(min_agreement=-0.9),
+    "norm-bound": ScreeningConfig(norm_bound=3.0),
+    "min-agreement": ScreeningConfig(min_agreement=-0.9),
 }
 
 

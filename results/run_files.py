@@ -22,7 +22,6 @@ Points = list[tuple[int, float]]
 """(round, value), in the order of the rounds."""
 
 
-FOLDER_KEYS = ("data-dir", "run-dir", "cache-dir")
 HIDDEN = "(hidden)"
 
 
@@ -156,7 +155,11 @@ def without_paths(run: Run) -> Run:
     defaults, which say nothing of a machine.
     """
     flat, defaults = run.config.to_flat(), RunConfig().to_flat()
-    hidden = {key: HIDDEN for key in FOLDER_KEYS if flat[key] != defaults[key]}
+    hidden = {
+        key: HIDDEN
+        for key in RunConfig.keys_that_affect("input", "place")
+        if isinstance(flat[key], str) and flat[key] != defaults[key]
+    }
     base = {"base-model": Path(run.config.base_model).name}
     config = RunConfig.from_flat({**flat, **hidden, **base})
     return replace(run, path=Path(run.path.resolve().name), config=config)

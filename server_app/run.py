@@ -35,7 +35,7 @@ def run(grid: Grid, config: RunConfig) -> None:
     if state.server_round:
         log(INFO, "resuming after round %d from %s", state.server_round, folder.path)
 
-    status = StatusFile(folder.status, config.method.rounds)
+    status = StatusFile(folder.status, config.federation.rounds)
     try:
         _federate(grid, config, folder, state, status)
     except (SystemExit, KeyboardInterrupt, RunNotRunningException):

@@ -19,15 +19,6 @@ from common.weights import Parameters
 from server_app.checkpoint import load_checkpoint, save_checkpoint
 from strategies.state import RoundRecord, RunState
 
-MAY_CHANGE = frozenset(
-    (
-        *("profile", "resume", "run-dir", "cache-dir", "data-dir", "base-model"),
-        *("rounds", "sites", "min-sites", "wait-s", "round-timeout-s", "device", "threads"),
-        *("keep-updates", "tensorboard", "local-validation"),
-    )
-)
-"""Keys that a resumed run may have otherwise: they do not touch the rounds that are done."""
-
 
 class RunDir:
     """The folder of a run.
@@ -146,10 +137,11 @@ class RunDir:
 
     def _load(self, config: RunConfig) -> RunState:
         before = RunConfig.from_flat(read_toml(self.config), str(self.config)).to_flat()
-        for key, value in config.to_flat().items():
-            if key not in MAY_CHANGE and before[key] != value:
+        now = config.to_flat()
+        for key in RunConfig.keys_that_affect("result"):
+            if before[key] != now[key]:
                 raise UserError(
-                    f"{self.path}: cannot resume, {key} was {before[key]!r} and is {value!r} now"
+                    f"{self.path}: cannot resume, {key} was {before[key]!r} and is {now[key]!r} now"
                 )
         state = load_checkpoint(self.checkpoint)
         kept = [line for line in self.read_history() if line["round"] <= state.server_round]

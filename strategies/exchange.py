@@ -62,7 +62,7 @@ class Exchange:
 
     def send(self, grid: Grid, messages: list[Message]) -> Iterable[Message]:
         """Send messages and wait for the replies, no longer than ``round-timeout-s``."""
-        return grid.send_and_receive(messages, timeout=self.config.method.round_timeout_s)
+        return grid.send_and_receive(messages, timeout=self.config.federation.round_timeout_s)
 
     def by_site(self, replies: Iterable[Message], phase: str) -> list[tuple[Member, Message]]:
         """Return replies with their sites, by name; sites silent or gone are recorded.

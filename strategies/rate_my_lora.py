@@ -143,12 +143,12 @@ class RateMyLoRA(Strategy):
         self.exchange.roster.gather(grid)
         if self.state.server_round == 0 and not self.state.previous and self.method.validates:
             self._rate_base(grid)
-        rounds = self.method.rounds if num_rounds is None else num_rounds
+        rounds = self.config.federation.rounds if num_rounds is None else num_rounds
         result = super().start(
             grid,
             self.arrays(),
             max(0, rounds - self.state.server_round),
-            self.method.round_timeout_s if timeout is None else timeout,
+            self.config.federation.round_timeout_s if timeout is None else timeout,
             evaluate_fn=evaluate_fn
             and (lambda *_: evaluate_fn(self.state.server_round, self.arrays())),
         )
@@ -306,11 +306,12 @@ class RateMyLoRA(Strategy):
     def _require_sites(self) -> None:
         """Stop the run when too few sites are left; what was saved stays."""
         found, record = len(self.round.used), self.exchange.record
-        if found >= self.method.min_sites:
+        needed = self.config.federation.min_sites
+        if found >= needed:
             return
         why = "; ".join(f"{r['site']}: {r['reason']}" for r in record.refused)
         raise UserError(
             f"round {record.server_round}: {found} site(s) trained, expected at least min-sites = "
-            f"{self.method.min_sites} ({why}); round {self.state.server_round} is saved, "
+            f"{needed} ({why}); round {self.state.server_round} is saved, "
             "resume = true goes on from it"
         )

@@ -86,20 +86,20 @@ class Roster:
         UserError
             Fewer than ``min-sites`` can take part.
         """
-        method = self.config.method
-        deadline = time.monotonic() + method.wait_s
-        while len(nodes := list(grid.get_node_ids())) < method.sites:
+        federation = self.config.federation
+        deadline = time.monotonic() + federation.wait_s
+        while len(nodes := list(grid.get_node_ids())) < federation.sites:
             if time.monotonic() > deadline:
-                log(WARNING, "%d of %d sites connected", len(nodes), method.sites)
+                log(WARNING, "%d of %d sites connected", len(nodes), federation.sites)
                 break
             time.sleep(POLL_S)
-        online = self.online(grid, method.round_timeout_s)
-        if len(online) < method.min_sites:
+        online = self.online(grid, federation.round_timeout_s)
+        if len(online) < federation.min_sites:
             why = "; ".join(f"{site}: {reason}" for site, reason in self.refusals)
-            why = why or f"{len(nodes)} connected within {method.wait_s} s"
+            why = why or f"{len(nodes)} connected within {federation.wait_s} s"
             raise UserError(
                 f"{len(online)} site(s) can take part, expected at least min-sites = "
-                f"{method.min_sites}: {why}"
+                f"{federation.min_sites}: {why}"
             )
         if not self.ranks:
             examples = {site.name: site.facts.train_examples for site in online}
@@ -144,7 +144,7 @@ class Roster:
         content = Describe(self.config, self.run_id).to_record()
         replies = grid.send_and_receive(
             [Message(content, dst_node_id=node, message_type=Describe.kind) for node in new],
-            timeout=min(patience_s, self.config.method.round_timeout_s),
+            timeout=min(patience_s, self.config.federation.round_timeout_s),
         )
         self._turned_away.update(new)  # until they are admitted, or some node leaves
         silent = set(new)

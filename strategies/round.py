@@ -44,6 +44,7 @@ class Round:
         self.number = number
         self.config = config
         self.method = config.method
+        self.screening = config.screening
         self.state = state
         self.rule = rule
         self.updates: Mapping[str, Update] = {}
@@ -65,7 +66,7 @@ class Round:
         start = self.state.parameters
         sent = {name: a for name, a in self.used.items() if isinstance(a, Adapter)}
         if sent and isinstance(start, Adapter):
-            screened = screening.screen(sent, start, self.method)
+            screened = screening.screen(sent, start, self.screening)
             for name, notes in screened.notes.items():
                 found.note(name, **notes)
             for name, reason in screened.refused.items():

@@ -8,7 +8,7 @@ have.
 import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ import torch
 from flwr.app import Context, Message, RecordDict
 from torch import Tensor
 
+from cardiac.evaluation import Scores
+from cardiac.splits import Split
 from client_app.app import app
 from client_app.assembly import State
 from client_app.memory import memory_folder
@@ -354,7 +356,7 @@ def federate(site_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Calla
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Site, "train", train)
             patch.setattr("server_app.run.plot_rounds", lambda *_: None)  # half of the time
-            run(LocalGrid(config.method.sites, before), config)
+            run(LocalGrid(config.federation.sites, before), config)
         open_site.cache_clear()
         lines = (done.folder / "history.jsonl").read_text().splitlines()
         done.history = [json.loads(line) for line in lines]
@@ -479,11 +481,30 @@ def test_sites_rate_more_than_one_merge(federate: Callable[..., Run], rating: st
     assert alike == (rating == "search")  # every recipient has a merge of its own
 
 
-@pytest.mark.parametrize("schedule", ["held", "spread"])
-def test_a_schedule_moves_lambda(federate: Callable[..., Run], schedule: str) -> None:
-    run = federate("rate-my-lora", schedule=schedule, lambda_0=0.5)
+@pytest.mark.parametrize(
+    ("schedule", "expected"), [("held", [0.5, 0.5, 0.475]), ("spread", [0.25, 0.25, 0.25])]
+)
+def test_a_schedule_moves_lambda(
+    federate: Callable[..., Run],
+    monkeypatch: pytest.MonkeyPatch,
+    schedule: str,
+    expected: list[float],
+) -> None:
+    # In round 1 GE loses while Philips gains, and the spread is halved; then nothing changes.
+    dice = {"GE": (0.6, 0.55), "Philips": (0.4, 0.45), "Siemens": (0.5, 0.5)}
+    score, now = Site.score, [0]
+
+    def scripted(site: Site, state: State, split: Split, *, hd95: bool = False) -> Scores:
+        found = score(site, state, split, hd95=hd95)
+        return replace(found, dice=np.full_like(found.dice, dice[site.name][now[0] > 0]))
+
+    def note(number: int, *_: object) -> None:
+        now[0] = number
+
+    monkeypatch.setattr(Site, "score", scripted)
+    run = federate("rate-my-lora", note, schedule=schedule, lambda_0=0.5)
     lambdas = [run.history_of(number)["lambda"] for number in range(1, ROUNDS + 1)]
-    assert all(0 <= value <= 0.5 for value in lambdas)
+    assert lambdas == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("name", ["flora", "fedex-lora", "rolora", "fedsa-lora", "feddg-ga"])

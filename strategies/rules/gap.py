@@ -16,7 +16,9 @@ class Gap(Rule):
     def shares(self, server_round: int, share: Masses, updates: Mapping[str, Update]) -> Masses:
         """Move the shares by what the sites report of the last merge before they train on."""
         held = present(self.memory.get("shares", {}), share)
-        step = gap_step(self.method.rating_step, max(server_round - 1, 1), self.method.rounds)
+        step = gap_step(
+            self.method.rating_step, max(server_round - 1, 1), self.config.federation.rounds
+        )
         merged = {s: u.start_dice for s, u in updates.items() if u.start_dice is not None}
         moved = gap_shares(held, self.memory.get("own", {}), merged, step)
         own = {s: u.local_dice for s, u in updates.items() if u.local_dice is not None}

@@ -19,7 +19,7 @@ class Penalty(Rule):
         """Return the penalised masses."""
         method = self.method
         dice = {site: report.dice for site, report in reports.items()}
-        rated = screening.rated(dice, before, method.rating_check)
+        rated = screening.rated(dice, before, self.config.screening.rating_check)
         volumes = {site: report.volumes for site, report in reports.items()}
         tolerance = tolerances(method.tolerance, volumes)
         if server_round == 1:

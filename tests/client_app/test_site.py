@@ -55,9 +55,9 @@ def test_a_simulated_node_says_its_partition() -> None:
         ({"data-dir": "/data"}, ["'site'"]),
         ({"site": ""}, ["'site'"]),
         ({"site": "GE", "datadir": "/data"}, ["unknown key 'datadir'", "data-dir", "base-model"]),
-        ({"partition-id": "one"}, ["partition-id", "'one'", "whole number"]),
+        ({"partition-id": "one"}, ["partition-id", "'one'", "expected a int"]),
         ({"partition-id": -1, "num-partitions": 3}, ["partition-id", "-1", "at least 0"]),
-        ({"partition-id": 0, "num-partitions": 1.5}, ["num-partitions", "1.5", "whole number"]),
+        ({"partition-id": 0, "num-partitions": 1.5}, ["num-partitions", "1.5", "expected a int"]),
     ],
 )
 def test_a_wrong_node_configuration_is_refused(node: dict[str, Value], words: list[str]) -> None:

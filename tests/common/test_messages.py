@@ -15,7 +15,7 @@ from common.method import MethodConfig
 from common.weights import Weights
 from tests.conftest import MakeAdapter
 
-CONFIG = RunConfig(method=MethodConfig(rounds=9, lambda_0=0.5), seed=4, resume=True)
+CONFIG = RunConfig(method=MethodConfig(lambda_0=0.5), seed=4, resume=True)
 SHA = "ab" * 32
 
 

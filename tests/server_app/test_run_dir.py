@@ -1,6 +1,7 @@
 """A run's folder: nothing half-written, nothing of another run, and a resume that fits."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from common.adapter import Adapter, Factors, load_adapter
 from common.config import RunConfig
 from common.errors import UserError
+from common.options import Value, keys_of
 from server_app.run_dir import RunDir
 from strategies.state import RoundRecord, RunState
 from tests.conftest import adapter_of
@@ -56,6 +58,64 @@ def test_half_a_line_is_dropped_too(tmp_path: Path) -> None:
         file.write('{"round": 2, "si')
     folder.begin(config(resume=True), state(0))
     assert [line["round"] for line in folder.read_history()] == [1]
+
+
+def another(key: str) -> Value:
+    """Return a value of a key that is allowed beside the defaults of the others."""
+    value, spec = DEFAULTS[key], keys_of(RunConfig)[key]
+    if key in VALID:
+        return VALID[key]
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, str):
+        return next((c for c in spec.metadata["choices"] if c != value), "another")
+    low, high = spec.metadata["low"], spec.metadata["high"]
+    return value + 1 if value + 1 <= high else max(low, value / 2)
+
+
+VALID: dict[str, Value] = {
+    "features": "4,4,4,4,4,4",
+    "image-size": 64,
+    "trains": "weights",
+    "sends": "none",
+    "rounds": 50,
+    "min-agreement": 0.5,
+}
+"""Keys of which not every value in range is allowed."""
+BESIDE: dict[str, dict[str, Value]] = {
+    "trains": {"merge": "pad"},
+    "factors": {"merge": "pad"},
+    "sends": {"merge": "pad", "rating": "none"},
+}
+"""What a key's other value needs of other keys."""
+DEFAULTS = RunConfig().to_flat()
+
+
+@pytest.mark.parametrize("key", DEFAULTS)
+def test_a_resumed_run_may_change_what_does_not_affect_its_result(tmp_path: Path, key: str) -> None:
+    beside = BESIDE.get(key, {})
+    folder = RunDir(tmp_path)
+    folder.begin(RunConfig.from_flat(beside), state(0))
+    folder.save_round(state(1), record(1))
+    value = another(key)
+    assert value != DEFAULTS[key]
+    now = replace(RunConfig.from_flat({**beside, key: value}), resume=True)
+    if keys_of(RunConfig)[key].metadata["affects"] == "result":
+        with pytest.raises(UserError) as error:
+            folder.begin(now, state(0))
+        found = f"{key} was {DEFAULTS[key]!r} and is {value!r} now"
+        assert str(error.value) == f"{tmp_path}: cannot resume, {found}"
+    else:
+        assert folder.begin(now, state(0)).server_round == 1
+
+
+def test_only_these_keys_may_change_when_a_run_is_resumed() -> None:
+    free = set(RunConfig.keys()) - set(RunConfig.keys_that_affect("result"))
+    assert free == {
+        *("profile", "preset", "resume", "run-dir", "cache-dir", "data-dir", "base-model"),
+        *("rounds", "sites", "min-sites", "wait-s", "round-timeout-s", "device", "threads"),
+        *("keep-updates", "tensorboard", "local-validation"),
+    }
 
 
 def test_resume_refuses_other_settings_and_names_the_key(tmp_path: Path) -> None:

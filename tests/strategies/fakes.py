@@ -312,6 +312,6 @@ def go_on(outcome: Outcome, grid: FakeGrid) -> None:
     """Start a prepared strategy and read its result."""
     strategy = outcome.strategy
     initial = strategy.arrays()
-    result = strategy.start(grid, initial, num_rounds=strategy.config.method.rounds)
+    result = strategy.start(grid, initial, num_rounds=strategy.config.federation.rounds)
     tensors = records.record_to_tensors(result.arrays)
     outcome.result = Adapter.from_tensors(tensors, strategy.config.model.alpha_per_rank)

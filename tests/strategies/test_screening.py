@@ -12,9 +12,8 @@ from torch import Tensor
 
 from common import messages, records
 from common.adapter import Adapter, Factors
-from common.config import RunConfig
+from common.config import RunConfig, ScreeningConfig
 from common.errors import UserError
-from common.method import MethodConfig
 from strategies import screening
 from tests.conftest import adapter_of
 from tests.strategies.fakes import (
@@ -115,7 +114,7 @@ def test_the_largest_finite_adapter_is_scaled_to_the_bound(size: float) -> None:
         for name, f in one.layers.items()
     }
     sent = {"a": good[0], "b": good[1], "bad": Adapter(layers, SCALE)}
-    found = screening.screen(sent, START, MethodConfig(norm_bound=2.0))
+    found = screening.screen(sent, START, ScreeningConfig(norm_bound=2.0))
     middle = max(dense_change(adapter).norm().item() for adapter in good)
     bounded = dense_change(found.adapters["bad"], rank=one.rank).norm().item()
     assert bounded == pytest.approx(2.0 * middle, rel=1e-4)
@@ -175,7 +174,7 @@ def test_two_sites_always_stay() -> None:
 def test_the_order_of_the_sites_does_not_matter() -> None:
     adapters = sites_adapters()
     sent = {"a": adapters[0], "b": times(adapters[1], 50), "c": mirrored(START, adapters[1])}
-    method = MethodConfig(norm_bound=1.5, min_agreement=0.3)
+    method = ScreeningConfig(norm_bound=1.5, min_agreement=0.3)
     first = screening.screen(sent, START, method)
     assert first.refused
     for order in permutations(sent):
@@ -190,7 +189,7 @@ def test_fewer_than_three_sites_are_not_screened(count: int) -> None:
     adapters = sites_adapters()
     sent = {"a": adapters[0], "b": times(adapters[1], -1e6)}
     sent = dict(list(sent.items())[-count:])
-    found = screening.screen(sent, START, MethodConfig(norm_bound=1.0, min_agreement=0.9))
+    found = screening.screen(sent, START, ScreeningConfig(norm_bound=1.0, min_agreement=0.9))
     assert found == screening.Screened(sent)
 
 
