@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from benchmarks.report import parser, publish
+from benchmarks.shared import parser, publish
 from common.options import Value
 
 ROOT = Path(__file__).resolve().parents[1]

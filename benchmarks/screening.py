@@ -10,7 +10,7 @@ has scaled adapters of higher rank in it.
 import time
 
 from benchmarks.merging import _peak_resident, _resident, make_adapters
-from benchmarks.report import PAPER, mib, parser, publish
+from benchmarks.shared import PAPER, mib, parser, publish
 from common.adapter import Adapter, Factors
 from common.method import MethodConfig
 from strategies.merging import merge
