@@ -44,7 +44,7 @@ from benchmarks.federation import (
 from benchmarks.namespaces import Counters, Link, NotPermittedError, namespace
 from benchmarks.processes import Processes, clean_up_when_told_to_end, free_ports, processes
 from benchmarks.relay import relay
-from benchmarks.report import PAPER, mib, parser, publish
+from benchmarks.shared import PAPER, mib, parser, publish
 from benchmarks.wire import RANKS, prepare
 
 DEMO = "8,16,32,64,128,8"

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.report import PAPER, mib, parser, publish
+from benchmarks.shared import PAPER, mib, parser, publish
 from common import lora
 from common.adapter import Adapter, Factors
 from common.config import ModelConfig

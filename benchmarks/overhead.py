@@ -28,7 +28,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.report import parser, publish
+from benchmarks.shared import parser, publish
 
 SERVER_PHASES = ("merge", "re-merge")
 SITE_PHASES = {"train": "train_s", "validate": "validate_s"}

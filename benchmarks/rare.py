@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.report import parser, publish
+from benchmarks.shared import parser, publish
 from cardiac.evaluation import dice, predict_labels
 from common.labels import BACKGROUND, LV, RV
-from results.compare.evaluation import Evaluation, sources
+from results.compare.evaluate_run import Evaluation, models_of
 from results.compare.folder import file_name
-from results.compare.results import Spread
+from results.compare.row_results import Spread
 
 HEAD = ("RV", "RV at the apex", "small hearts", "other hearts")
 
@@ -51,8 +51,8 @@ def apical(truth: Tensor) -> Tensor:
 def score_run(run_dir: Path, sites: int) -> Iterator[CaseScore]:
     """Score the merged model of a run on every site's test cases."""
     work = Evaluation.of(run_dir, sites)
-    (source,) = sources(run_dir, [], work.config)  # without sites it is the merged one alone
-    model = source.load(work.config).to(work.device).eval()
+    (merged,) = models_of(run_dir, [], work.config)  # without sites it is the merged one alone
+    model = merged.load(work.config).to(work.device).eval()
     for site in work.sites:
         for case, volume in zip(site.cases["test"], site.volumes["test"], strict=True):
             truth = volume["native_label"]

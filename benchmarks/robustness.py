@@ -22,7 +22,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from benchmarks.report import parser, publish
+from benchmarks.shared import parser, publish
 from common.options import Value
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -49,8 +49,6 @@ PAIRS: list[tuple[str, dict[str, Value], str]] = [
     ("Dice at random", CHECK, "GE"),
 ]
 """Attack, what is turned on against it, and the bad site."""
-SEEN = ("norm_ratio", "agreement", "unrated", "penalty", "validation")
-"""What the JSON has of every site and round."""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
-from benchmarks.report import PAPER, parser, publish
+from benchmarks.shared import PAPER, parser, publish
 from cardiac.training import Trainer
 from common import lora
 from common.config import ModelConfig, TrainConfig

@@ -11,8 +11,8 @@ from common.files import write_text
 from common.progress import progress
 from results.report.find_patients import find_inputs, patients_of
 from results.report.page import RunReport, build_page
-from results.report.scores import disagreement
-from results.run_files import Run, read_run, without_paths
+from results.report.site_scores import disagreement
+from results.run_reader import RunFiles, read_run, without_paths
 
 
 def report(
@@ -45,7 +45,7 @@ def report(
     console.print(f"report: {page}")
 
 
-def _with_patients(run: Run, data: Path | None, base: Path | None) -> RunReport:
+def _with_patients(run: RunFiles, data: Path | None, base: Path | None) -> RunReport:
     """Add what the images tell; where they are not at hand, say so and go on without."""
     inputs = find_inputs(run, data, base)
     if isinstance(inputs, str):

@@ -1,10 +1,9 @@
 """TensorBoard event files of a run, where ``tensorboard = true`` asks for them."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from common.errors import UserError
+from server_app.history import Line
 
 PER_SITE = {
     "validation": "validation Dice",
@@ -41,7 +40,7 @@ class EventWriter:
             ) from None
         self.writer = SummaryWriter(str(folder), purge_step=first_round)
 
-    def add_round(self, line: Mapping[str, Any]) -> None:
+    def add_round(self, line: Line) -> None:
         """Write a line of ``history.jsonl``."""
         step = line["round"]
         for site, entry in line["sites"].items():

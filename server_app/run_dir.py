@@ -104,7 +104,7 @@ class RunDir:
         """
         if keep == "none" or not updates:
             return
-        folder = self.updates / f"round-{server_round:03d}"
+        folder = self.updates_of(server_round)
         for site, update in updates.items():
             notes = {"site": site, "round": str(server_round)}
             _save(update, folder / site_file(site), notes)
@@ -113,6 +113,10 @@ class RunDir:
                 if other != folder:
                     shutil.rmtree(other)
 
+    def updates_of(self, server_round: int) -> Path:
+        """Return the folder of what the sites sent in a round."""
+        return self.updates / f"round-{server_round:03d}"
+
     def save_result(self, state: RunState, scale: float, base_sha256: str) -> None:
         """Write what the run ends with: an adapter, which holds what was folded, or weights."""
         result = state.parameters
@@ -120,6 +124,10 @@ class RunDir:
             result = folding.as_adapter(state.folded, result, scale)
         path = self.adapter if isinstance(result, Adapter) else self.weights
         _save(result, path, {BASE_NOTE: base_sha256})
+
+    def read_config(self) -> RunConfig:
+        """Return the configuration that the run began with."""
+        return RunConfig.from_flat(read_toml(self.config), str(self.config))
 
     def read_history(self) -> list[dict[str, Any]]:
         """Return the rounds so far, round 0 (the base model's validation) first.
@@ -136,7 +144,7 @@ class RunDir:
         write_text(self.summary, json.dumps(finite(summary), indent=2) + "\n")
 
     def _load(self, config: RunConfig) -> RunState:
-        before = RunConfig.from_flat(read_toml(self.config), str(self.config)).to_flat()
+        before = self.read_config().to_flat()
         now = config.to_flat()
         for key in RunConfig.keys_that_affect("result"):
             if before[key] != now[key]:

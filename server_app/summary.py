@@ -9,13 +9,15 @@ from rich.console import Console
 from rich.table import Table
 
 from common.labels import STRUCTURES
+from common.text import mib
+from server_app.history import Line
 
 PACKAGES = ("rate-my-lora", "flwr", "torch", "monai", "numpy")
 
 
 def summarise(
     method: str,
-    history: Sequence[Mapping[str, Any]],
+    history: Sequence[Line],
     scores: Mapping[str, Mapping[str, float]],
     weight_bytes: int,
     refused: Sequence[Mapping[str, str]] = (),
@@ -31,20 +33,13 @@ def summarise(
     scores
         By site what ``evaluate.test`` reported.
     weight_bytes
-        Payload of the full weights. ``full_weights`` is what plain averaging of full weights
-        would have moved with the same trainings: one download and one upload each, and no
-        validation of the merge; ``ratio`` is our traffic over it.
+        Payload of the full weights; see :func:`traffic`.
     refused
         What was left out of the final test.
     """
-    rounds = [line for line in history if line["round"] > 0]
-    entries = [entry for line in rounds for entry in line["sites"].values()]
-    up = sum(entry.get("bytes_up", 0) for entry in entries)
-    down = sum(entry.get("bytes_down", 0) for entry in entries)
-    full = 2 * weight_bytes * sum("examples" in entry for entry in entries)
     return {
         "method": method,
-        "rounds": len(rounds),
+        "rounds": sum(line["round"] > 0 for line in history),
         "seconds": round(sum(sum(line.get("seconds", {}).values()) for line in history), 1),
         "versions": versions(),
         "refused": [dict(refusal) for refusal in refused],
@@ -55,12 +50,32 @@ def summarise(
             }
             for site, values in sorted(scores.items())
         },
-        "bytes": {
-            "up": up,
-            "down": down,
-            "full_weights": full,
-            "ratio": (up + down) / full if full else None,
-        },
+        "bytes": traffic(history, weight_bytes),
+    }
+
+
+def traffic(history: Sequence[Line], weight_bytes: int) -> dict[str, Any]:
+    """Return the payload of all rounds in bytes, and what full weights would have moved.
+
+    Parameters
+    ----------
+    history
+        Lines of ``history.jsonl``.
+    weight_bytes
+        Payload of the full weights. ``full_weights`` is what plain averaging of full weights
+        would have moved with the same trainings: one download and one upload each, and no
+        validation of the merge; ``ratio`` is our traffic over it.
+    """
+    rounds = [line for line in history if line["round"] > 0]
+    entries = [entry for line in rounds for entry in line["sites"].values()]
+    up = sum(entry.get("bytes_up", 0) for entry in entries)
+    down = sum(entry.get("bytes_down", 0) for entry in entries)
+    full = 2 * weight_bytes * sum("examples" in entry for entry in entries)
+    return {
+        "up": up,
+        "down": down,
+        "full_weights": full,
+        "ratio": (up + down) / full if full else None,
     }
 
 
@@ -116,10 +131,6 @@ def print_summary(summary: Mapping[str, Any], console: Console) -> None:
     moved = summary["bytes"]
     if moved["full_weights"]:
         console.print(
-            f"Sent {_mib(moved['up'])} up and {_mib(moved['down'])} down; averaging full weights "
-            f"would send {_mib(moved['full_weights'])}: {1 - moved['ratio']:.1%} less."
+            f"Sent {mib(moved['up'])} up and {mib(moved['down'])} down; averaging full weights "
+            f"would send {mib(moved['full_weights'])}: {1 - moved['ratio']:.1%} less."
         )
-
-
-def _mib(n: int) -> str:
-    return f"{n / 2**20:.2f} MiB"

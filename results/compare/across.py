@@ -3,15 +3,13 @@
 from collections.abc import Callable, Mapping, Sequence
 from textwrap import fill
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from results.compare.plan import BASE
-from results.compare.plots import Looks, short_name
-from results.compare.results import RowResult, Spread
-from results.report.figures import DASHES
-from results.report.svg import STYLE
+from results.compare.row_results import RowResult, Spread
+from results.compare.setting_figures import NAME_LENGTH, Looks
+from server_app.curves import DASHES, label, styled
 
 ASIDE = 0.02
 """Between the points of rows, in steps from setting to setting, so that their bars can be seen."""
@@ -29,7 +27,7 @@ def across_settings(rows: Sequence[RowResult], settings: Sequence[str]) -> Figur
     """
     names = list(dict.fromkeys(row.row for row in rows))
     looks = Looks([name for name in names if name != BASE])
-    with mpl.rc_context(STYLE):
+    with styled():
         figure = Figure(figsize=(10, 4.8), layout="constrained")
         home, elsewhere = figure.subplots(1, 2, sharey=True)
         for place, name in enumerate(names):
@@ -40,7 +38,9 @@ def across_settings(rows: Sequence[RowResult], settings: Sequence[str]) -> Figur
         home.set(title="On a site's own patients", ylabel="Dice")
         elsewhere.set(title="On the other sites' patients")
         for axes in (home, elsewhere):
-            axes.set_xticks(range(len(settings)), [fill(short_name(s), 12) for s in settings])
+            axes.set_xticks(
+                range(len(settings)), [fill(label(s, NAME_LENGTH), 12) for s in settings]
+            )
         figure.legend(*home.get_legend_handles_labels(), loc="outside right upper")
     return figure
 
@@ -62,5 +62,5 @@ def _line(
         yerr=[spread.sd for _, spread in there],  # NaN, of a single seed, draws no bar
         color=looks.color(name),
         ls=DASHES[looks.turn(name) % len(DASHES)],
-        marker="o", ms=4, lw=1.4, capsize=2, label=short_name(name),
+        marker="o", ms=4, lw=1.4, capsize=2, label=label(name, NAME_LENGTH),
     )  # fmt: skip

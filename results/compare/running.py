@@ -85,7 +85,7 @@ class Active:
     started: float
 
 
-class Runner:
+class JobRunner:
     """Brings runs to their end.
 
     Parameters
@@ -172,7 +172,7 @@ class Runner:
     def _evaluation(self, folder: JobFolder, python: list[str]) -> list[str]:
         numbers = (str(folder.job.hospitals), str(self.adapt_epochs))
         base = ["--base"] if folder.job.row == BASE else []
-        return [*python, "results.compare.evaluation", str(folder.path), *numbers, *base]
+        return [*python, "results.compare.evaluate_run", str(folder.path), *numbers, *base]
 
 
 def stop(process: "subprocess.Popen[bytes]") -> None:

@@ -6,9 +6,9 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
+from common.text import duration
 from results.compare.folder import JobFolder
 from results.compare.plan import BASE
-from results.report.tables import duration
 
 
 class Showing:

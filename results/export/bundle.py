@@ -10,7 +10,7 @@ from monai.data import save_net_with_metadata
 
 from common.files import replace_file, write_text
 from results.export.bundle_configs import inference, metadata
-from results.export.source import Source
+from results.export.exported_model import ExportedModel
 
 LICENSE = """\
 The configuration files of this bundle come from Rate-My-LoRA on Flower and are under the Apache
@@ -23,7 +23,7 @@ and set conditions on what is made of them.
 """
 
 
-def write_bundle(source: Source, folder: Path) -> list[Path]:
+def write_bundle(source: ExportedModel, folder: Path) -> list[Path]:
     """Write the bundle without ``docs/README.md``, which needs the fingerprints of all files.
 
     Returns
@@ -42,7 +42,7 @@ def write_bundle(source: Source, folder: Path) -> list[Path]:
     return [*(folder / "configs" / name for name in configs), folder / "LICENSE", weights, script]
 
 
-def _write_script(source: Source, configs: dict[str, dict[str, Any]], path: Path) -> None:
+def _write_script(source: ExportedModel, configs: dict[str, dict[str, Any]], path: Path) -> None:
     """Write the network as TorchScript with the configurations in it, as MONAI Deploy reads it."""
     with warnings.catch_warnings():
         # torch would have us leave TorchScript; MONAI Deploy has not

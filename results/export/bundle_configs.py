@@ -15,7 +15,7 @@ from cardiac.preprocessing import CLIP_PERCENTILES
 from cardiac.view import IMAGE_DOWN, IMAGE_RIGHT
 from common.labels import NUM_CLASSES, STRUCTURES
 from common.model import DOWNSAMPLING
-from results.export.source import Source
+from results.export.exported_model import ExportedModel
 
 VERSION = "0.1.0"
 SCHEMA = (
@@ -28,7 +28,7 @@ INTENDED_USE = "Research only. Not a medical device, not for diagnosis or treatm
 PAPER = "He et al., Rate-My-LoRA, ISBI 2025, https://arxiv.org/abs/2501.03223"
 
 
-def metadata(source: Source) -> dict[str, Any]:
+def metadata(source: ExportedModel) -> dict[str, Any]:
     """Return ``metadata.json``."""
     made_of = ", ".join(f"{key} {value}" for key, value in source.notes.items())
     side = [f"{DOWNSAMPLING}*(n+1)", f"{DOWNSAMPLING}*(p+1)"]
@@ -80,7 +80,7 @@ def metadata(source: Source) -> dict[str, Any]:
     }
 
 
-def inference(source: Source) -> dict[str, Any]:
+def inference(source: ExportedModel) -> dict[str, Any]:
     """Return ``inference.json``: labels of every NIfTI file of ``dataset_dir``.
 
     ``preprocessing``, ``network``, ``inferer`` and ``postprocessing`` go by the names under which
@@ -149,7 +149,7 @@ def inference(source: Source) -> dict[str, Any]:
     }
 
 
-def _network(source: Source) -> dict[str, Any]:
+def _network(source: ExportedModel) -> dict[str, Any]:
     """Return :func:`common.model.build_unet` as a configuration."""
     return {
         "_target_": "BasicUNet",
@@ -172,7 +172,7 @@ def _with_affine(name: str, affine: str) -> str:
     )
 
 
-def _preprocessing(source: Source) -> list[dict[str, Any]]:
+def _preprocessing(source: ExportedModel) -> list[dict[str, Any]]:
     low, high = CLIP_PERCENTILES
     side, spacing = DOWNSAMPLING, source.config.data.spacing_mm
     padding = {"mode": "edge", "method": "end"}

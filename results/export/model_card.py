@@ -10,10 +10,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 from cardiac.preprocessing import CLIP_PERCENTILES
 from common.config import RunConfig
 from common.model import file_sha256
+from common.text import markdown_cell, markdown_table
 from results.export.bundle_configs import INTENDED_USE, PAPER
+from results.export.card_tables import refusals, result_rows, round_rows, site_rows, traffic_lines
+from results.export.exported_model import ExportedModel
 from results.export.onnx_file import OPSET
-from results.export.run_facts import RunFacts, refusals, result_rows, round_rows, traffic_lines
-from results.export.source import Source, parameters
 
 SHOWN = ("keys", "result", "length")
 """What the keys affect that a card shows. The others say where a machine keeps its files, which
@@ -21,7 +22,9 @@ is nobody's business, or how it computes."""
 PACKAGES = ("torch", "monai", "flwr", "nibabel", "numpy")
 
 
-def model_card(source: Source, formats: Sequence[str], files: Iterable[Path], root: Path) -> str:
+def model_card(
+    source: ExportedModel, formats: Sequence[str], files: Iterable[Path], root: Path
+) -> str:
     """Return the card as Markdown.
 
     Parameters
@@ -35,26 +38,28 @@ def model_card(source: Source, formats: Sequence[str], files: Iterable[Path], ro
     root
         The folder of the export.
     """
-    facts, flat = source.facts, source.config.to_flat()
+    run, flat = source.run, source.config.to_flat()
+    summary = (run and run.summary) or {}
+    parameters = sum(value.numel() for value in source.network.state_dict().values())
     template = _environment().get_template("model_card.md")
     return template.render(
         date=datetime.now(UTC).date().isoformat(),
-        facts=facts,
+        run=run,
+        method=str(summary.get("method", "")),
+        versions={name: str(version) for name, version in summary.get("versions", {}).items()},
         features=source.config.model.channels(),
-        parameters=f"{parameters(source.network):,}",
+        parameters=f"{parameters:,}",
         adapter=source.adapter and source.adapter.adapter,
         notes=source.notes,
         config=flat,
         percentiles=" and ".join(map(str, CLIP_PERCENTILES)),
         paper=PAPER,
         intended_use=INTENDED_USE,
-        round_count=sum(line["round"] > 0 for line in facts.history) if facts else 0,
-        site_names=[site.name for site in facts.sites] if facts else [],
-        site_rows=_site_rows(facts) if facts else [],
-        result_rows=result_rows(facts) if facts else [],
-        round_rows=round_rows(facts) if facts else [],
-        refusals=refusals(facts) if facts else [],
-        traffic=traffic_lines(facts) if facts else [],
+        site_rows=site_rows(run) if run else [],
+        result_rows=result_rows(run) if run else [],
+        round_rows=round_rows(run) if run else [],
+        refusals=refusals(run) if run else [],
+        traffic=traffic_lines(run) if run else [],
         exported_with=", ".join(f"{name} {version(name)}" for name in PACKAGES),
         config_rows=[[key, _text(flat[key])] for key in RunConfig.keys_that_affect(*SHOWN)],
         formats=formats,
@@ -73,39 +78,12 @@ def _environment() -> Environment:
         autoescape=select_autoescape(),  # which leaves Markdown as it is
         keep_trailing_newline=True,
     )
-    environment.filters["cell"] = _cell
-    environment.globals["table"] = _table
+    environment.filters["cell"] = markdown_cell
+    environment.globals["table"] = markdown_table
     return environment
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
-
-
-def _cell(text: str) -> str:
-    """Keep a name of somebody's from breaking the table or the page."""
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
 
 
 def _text(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     return str(value) if value != "" else "(empty)"
-
-
-def _site_rows(facts: RunFacts) -> list[list[str]]:
-    def shown(value: int | None) -> str:
-        return "–" if value is None else str(value)
-
-    return [
-        [
-            site.name,
-            shown(site.rank),
-            shown(site.examples),
-            str(site.rounds),
-            shown(site.cases),
-        ]
-        for site in facts.sites
-    ]

@@ -15,7 +15,7 @@ from common.errors import UserError
 from common.files import replace_file
 from common.labels import STRUCTURES
 from common.model import DOWNSAMPLING
-from results.export.source import Source
+from results.export.exported_model import ExportedModel
 
 OPSET = 18
 PACKAGES = ("onnx", "onnxscript")
@@ -36,7 +36,7 @@ def check_packages() -> None:
         )
 
 
-def write_onnx(source: Source, path: Path) -> None:
+def write_onnx(source: ExportedModel, path: Path) -> None:
     """Write the network: ``image`` (batch, 1, h, w) to ``logits`` (batch, 4, h, w).
 
     Batch, h and w are free; h and w multiples of 16 and at least 32.
@@ -64,7 +64,7 @@ def write_onnx(source: Source, path: Path) -> None:
         temporary.write_bytes(model.SerializeToString())
 
 
-def _metadata(source: Source) -> dict[str, str]:
+def _metadata(source: ExportedModel) -> dict[str, str]:
     """Return what a program must know to use the network, as ONNX keeps it: texts."""
     low, high = CLIP_PERCENTILES
     return {

@@ -6,13 +6,13 @@ import tomli_w
 
 from common.files import write_text
 from common.model import save_base
-from results.export.source import Source
+from results.export.exported_model import ExportedModel
 
 CONFIG_KEYS = ("features", "spacing-mm")
 """What ``evaluate`` and ``predict`` must know of a base file."""
 
 
-def write_weights(source: Source, folder: Path) -> list[Path]:
+def write_weights(source: ExportedModel, folder: Path) -> list[Path]:
     """Write the folded weights and their ``config.toml``, for ``--base`` and ``--config``."""
     path, config = folder / "model.safetensors", folder / "config.toml"
     sha256 = save_base(source.network, path, source.notes)

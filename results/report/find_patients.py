@@ -22,7 +22,8 @@ from common.model import file_sha256
 from common.progress import Advance
 from results.report.patient_scores import score_patients
 from results.report.patients import Patients
-from results.run_files import Run
+from results.run_reader import RunFiles
+from server_app.run_dir import RunDir
 
 VERSION = 1
 """Part of the key of what is kept; raise it when the meaning of the scores changes."""
@@ -66,7 +67,7 @@ class Inputs:
         }
 
 
-def find_inputs(run: Run, data: Path | None, base: Path | None) -> Inputs | str:
+def find_inputs(run: RunFiles, data: Path | None, base: Path | None) -> Inputs | str:
     """Return the files to compute from, or why there are none.
 
     Parameters
@@ -83,8 +84,8 @@ def find_inputs(run: Run, data: Path | None, base: Path | None) -> Inputs | str:
         The base is not that of the run.
     """
     config = run.config
-    results = (run.path / name for name in ("adapter.safetensors", "checkpoint.safetensors"))
-    adapter = next(filter(Path.is_file, results), None)
+    folder = RunDir(run.path)
+    adapter = next(filter(Path.is_file, (folder.adapter, folder.checkpoint)), None)
     apart = config.method.sends != "all" or config.method.trains == "weights"
     if adapter is None or apart:
         return f"the run {'ends with no one adapter' if apart else 'has no adapter yet'}"
@@ -123,14 +124,13 @@ def _base_of(adapter: Path, config: RunConfig) -> str:
     return load_adapter(adapter)[1].get(BASE_NOTE, "") or config.base_sha256
 
 
-def _updates(run: Run) -> dict[int, dict[str, Path]]:
+def _updates(run: RunFiles) -> dict[int, dict[str, Path]]:
     """Return the sites' own adapters by round; where merges are folded these stand on others."""
     if run.config.method.folds or not 1 < len(run.sites) <= MOST_SITES:
         return {}
-    complete = {}
+    complete, folder = {}, RunDir(run.path)
     for line in run.rounds:
-        folder = run.path / "updates" / f"round-{line['round']:03d}"
-        files = {site: folder / site_file(site) for site in run.sites}
+        files = {site: folder.updates_of(line["round"]) / site_file(site) for site in run.sites}
         if all(path.is_file() for path in files.values()):
             complete[line["round"]] = files
     evenly = np.linspace(0, len(complete) - 1, min(MOST_ROUNDS, len(complete))).round().astype(int)
@@ -138,7 +138,7 @@ def _updates(run: Run) -> dict[int, dict[str, Path]]:
     return {rounds[place]: complete[rounds[place]] for place in evenly}
 
 
-def patients_of(run: Run, inputs: Inputs, report: Advance) -> Patients:
+def patients_of(run: RunFiles, inputs: Inputs, report: Advance) -> Patients:
     """Return scores and pictures of single patients, from ``patients.json`` if it still fits.
 
     Raises

@@ -6,14 +6,15 @@ from json import dumps
 
 from common.config import RunConfig
 from common.options import Value
+from common.text import count, duration, signed, size
 from results.report.finding import LEAST_CHANGE, listed
-from results.report.patients import Patients, mean
-from results.report.tables import Palette, Table, count, duration, row, signed, size
-from results.run_files import Run
+from results.report.page_tables import Palette, Table, row
+from results.report.patients import Patients
+from results.run_reader import RunFiles, mean
 from strategies.methods import METHODS
 
 
-def state(run: Run) -> str:
+def state(run: RunFiles) -> str:
     """Say how far the run is."""
     done, planned = len(run.rounds), run.config.federation.rounds
     if run.summary is not None:
@@ -21,7 +22,7 @@ def state(run: Run) -> str:
     return f"not finished: {done} of {planned} rounds (still running, or stopped)"
 
 
-def outcome(run: Run, patients: Patients | None) -> list[str]:
+def outcome(run: RunFiles, patients: Patients | None) -> list[str]:
     """Say in a few sentences what came out."""
     gains = run.gains()
     if not gains:
@@ -32,10 +33,7 @@ def outcome(run: Run, patients: Patients | None) -> list[str]:
         f"Mean test Dice changed by {signed(mean(gains.values()))} over the base model, averaged "
         f"over {count(len(gains), 'site')}: {_who(up, 'gained')}, {_who(down, 'lost')}."
     ]
-    volumes = sum(
-        run.summary["sites"].get(site, {}).get("test", {}).get("cases", 0) if run.summary else 0
-        for site in gains
-    )
+    volumes = sum(run.cases(site) or 0 for site in gains)
     if patients:
         pairs = [pair for site in run.sites for pair in patients.pairs(site, "dice", "mean")]
         better = sum(after > before for _, before, after in pairs)
@@ -55,7 +53,7 @@ def outcome(run: Run, patients: Patients | None) -> list[str]:
     return sentences
 
 
-def _outcome_so_far(run: Run) -> list[str]:
+def _outcome_so_far(run: RunFiles) -> list[str]:
     means = run.mean_series("validation")
     if len(means) < 2 or means[0][0] != 0:
         return ["There is no result yet."]
@@ -70,7 +68,7 @@ def _who(sites: Sequence[str], did: str) -> str:
     return f"{len(sites)} {did}" + (f" ({listed(sites, 5)})" if sites else "")
 
 
-def facts(run: Run) -> list[tuple[str, str]]:
+def facts(run: RunFiles) -> list[tuple[str, str]]:
     """Return what ran, as (what, value)."""
     c, m = run.config, run.config.method
     method = "federated averaging of adapters (λ = 0)" if m.lambda_0 == 0 else (
@@ -91,29 +89,26 @@ def facts(run: Run) -> list[tuple[str, str]]:
     ]  # fmt: skip
 
 
-def versions(run: Run) -> str:
+def versions(run: RunFiles) -> str:
     """Return the versions that the summary names."""
-    named = (run.summary or {}).get("versions")
-    if not isinstance(named, dict) or not named:
-        return "not recorded"
-    return ", ".join(f"{name} {version}" for name, version in named.items())
+    named = (run.summary or {}).get("versions", {})
+    return ", ".join(f"{name} {version}" for name, version in named.items()) or "not recorded"
 
 
-def _time(run: Run) -> str:
+def _time(run: RunFiles) -> str:
     by_phase = run.seconds()
     whole = (run.summary or {}).get("seconds")
     phases = ", ".join(f"{phase} {duration(s)}" for phase, s in by_phase.items())
-    total = whole if isinstance(whole, int | float) else sum(by_phase.values())
+    total = sum(by_phase.values()) if whole is None else whole
     return f"{duration(total)} ({phases})" if phases else duration(total)
 
 
-def sites_table(run: Run, palette: Palette, patients: Patients | None) -> Table:
+def sites_table(run: RunFiles, palette: Palette, patients: Patients | None) -> Table:
     """Return who took part."""
     rows = []
     for site in run.sites:
-        entries = [entry for t, entry in run.entries(site) if t > 0]
-        last = next((entry for entry in reversed(entries) if "examples" in entry), {})
-        tested = ((run.summary or {}).get("sites", {}).get(site, {}).get("test") or {}).get("cases")
+        trainings, tested = run.trainings(site), run.cases(site)
+        last = trainings[-1] if trainings else {}
         split = patients.splits.get(site) if patients else None
         rows.append(
             row(
@@ -122,7 +117,7 @@ def sites_table(run: Run, palette: Palette, patients: Patients | None) -> Table:
                 "–" if tested is None else str(tested),
                 str(last.get("examples", "–")),
                 str(last.get("rank", "–")),
-                f"{len(run.series(site, 'penalty'))} of {len(run.rounds)}",
+                f"{len(trainings)} of {len(run.rounds)}",
                 str(len(run.penalised(site))),
             )
         )
@@ -131,7 +126,7 @@ def sites_table(run: Run, palette: Palette, patients: Patients | None) -> Table:
     return Table("Sites", head, rows)
 
 
-def config_table(run: Run) -> Table:
+def config_table(run: RunFiles) -> Table:
     """Return the whole configuration."""
     rows = [
         row(key, dumps(value, ensure_ascii=False)) for key, value in run.config.to_flat().items()
@@ -140,7 +135,7 @@ def config_table(run: Run) -> Table:
                  folded=True)  # fmt: skip
 
 
-def commands(run: Run) -> list[tuple[str, str]]:
+def commands(run: RunFiles) -> list[tuple[str, str]]:
     """Return (what, command) that run it again into a folder of its own.
 
     The command names the preset but no profile, whose keys it gives one by one.

@@ -7,11 +7,12 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from results.report import compare, figures, overview, rounds, scores, transfer
+from common.text import number
+from results.report import figures, overview, rounds, runs_side_by_side, site_scores, transfer
+from results.report.page_tables import Palette
 from results.report.patients import CaseScores, Patients
 from results.report.signatures import find, unchecked
-from results.report.tables import Palette, number
-from results.run_files import Run
+from results.run_reader import RunFiles
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class RunReport:
         Why they are not.
     """
 
-    run: Run
+    run: RunFiles
     patients: Patients | None = None
     missing: str = "the images are not here"
 
@@ -42,7 +43,7 @@ def build_page(reports: Sequence[RunReport]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    names = compare.run_names([report.run for report in reports])
+    names = runs_side_by_side.run_names([report.run for report in reports])
     runs = dict(zip(names, (report.run for report in reports), strict=True))
     several = len(runs) > 1
     return environment.get_template("page.html").render(
@@ -58,10 +59,10 @@ def build_page(reports: Sequence[RunReport]) -> str:
     )
 
 
-def _comparison(runs: dict[str, Run]) -> dict[str, Any]:
+def _comparison(runs: dict[str, RunFiles]) -> dict[str, Any]:
     return {
-        "tables": [compare.differing_keys(runs), compare.scores_table(runs)],
-        "curves": compare.curves(runs),
+        "tables": [runs_side_by_side.differing_keys(runs), runs_side_by_side.scores_table(runs)],
+        "curves": runs_side_by_side.curves(runs),
     }
 
 
@@ -80,10 +81,10 @@ def _view(anchor: str, name: str, report: RunReport) -> dict[str, Any]:
         "sites": overview.sites_table(run, palette, patients),
         "findings": find(run, patients),
         "unchecked": unchecked(run, patients),
-        "score_note": scores.what_is_known(patients, report.missing),
-        "score_warning": scores.disagreement(run, patients) if patients else "",
-        "score_tables": scores.tables(run, palette, patients),
-        "score_figures": scores.figures(run, palette, patients, anchor),
+        "score_note": site_scores.what_is_known(patients, report.missing),
+        "score_warning": site_scores.disagreement(run, patients) if patients else "",
+        "score_tables": site_scores.tables(run, palette, patients),
+        "score_figures": site_scores.figures(run, palette, patients, anchor),
         "validation": figures.validation(run, palette, f"{anchor} validation over the rounds")
         if run.history
         else None,

@@ -18,15 +18,8 @@ from cardiac.splits import SPLITS, Split, split_cases
 from common.config import RunConfig
 from common.errors import UserError
 from common.progress import Advance
-from results.report.patients import (
-    CaseScores,
-    Measured,
-    Patients,
-    Picture,
-    Transfer,
-    mean,
-    worst,
-)
+from results.report.patients import CaseScores, Measured, Patients, Picture, Transfer, worst
+from results.run_reader import mean
 
 WORST_PER_SITE, MOST_PICTURES = 2, 12
 SLICES = 3

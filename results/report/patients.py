@@ -1,16 +1,13 @@
 """Scores and pictures of single patients, where the images were at hand."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
 from common.files import finite
 from common.labels import STRUCTURES
-
-COLUMNS = (*STRUCTURES, "mean")
+from results.run_reader import mean
 
 
 @dataclass(frozen=True)
@@ -136,12 +133,6 @@ class Patients:
                 [(t, _number(inside), _number(across)) for t, inside, across in transfer["rounds"]],
             ),
         )  # fmt: skip
-
-
-def mean(values: Iterable[float]) -> float:
-    """Return the mean of the values that are numbers, NaN where none is."""
-    known = [value for value in values if not math.isnan(value)]
-    return float(np.mean(known)) if known else math.nan
 
 
 def worst(cases: Sequence[CaseScores], per_site: int, most: int) -> list[CaseScores]:

@@ -4,9 +4,9 @@ from collections import defaultdict
 from itertools import pairwise
 from statistics import median
 
+from common.text import signed
 from results.report.finding import LEAST_CHANGE, Finding, listed, rounds_text
-from results.report.tables import signed
-from results.run_files import Run
+from results.run_reader import RunFiles
 
 MIN_ROUNDS = 6
 """With fewer rounds nothing is said of how validation moves or how often the penalty fires."""
@@ -22,7 +22,7 @@ REPEATEDLY = 2
 """Rounds in which a site is left out before it is worth a finding."""
 
 
-def swinging_validation(run: Run) -> Finding | None:
+def swinging_validation(run: RunFiles) -> Finding | None:
     """Fire where a site's validation goes up and down by much and arrives at little.
 
     Steps are the changes from round 1 on; the jump from the base to round 1 is not one. A site
@@ -58,7 +58,7 @@ def swinging_validation(run: Run) -> Finding | None:
     )
 
 
-def idle_last_rounds(run: Run) -> Finding | None:
+def idle_last_rounds(run: RunFiles) -> Finding | None:
     """Fire where the last third of the rounds has no better mean validation than those before.
 
     Better is by more than ``LEAST_CHANGE``; the mean is over the sites.
@@ -79,7 +79,7 @@ def idle_last_rounds(run: Run) -> Finding | None:
     )
 
 
-def penalty_always_or_never(run: Run) -> Finding | None:
+def penalty_always_or_never(run: RunFiles) -> Finding | None:
     """Fire where λ > 0 and the penalty struck in nearly every round, or in none."""
     lambda_0 = run.config.method.lambda_0
     if lambda_0 == 0 or len(run.rounds) < MIN_ROUNDS:
@@ -104,12 +104,12 @@ def penalty_always_or_never(run: Run) -> Finding | None:
     )
 
 
-def left_out_sites(run: Run) -> Finding | None:
+def left_out_sites(run: RunFiles) -> Finding | None:
     """Fire where a site was refused or silent in ``REPEATEDLY`` rounds, or never took part."""
     rounds: dict[str, set[int]] = defaultdict(set)
     reasons: dict[str, str] = {}
     for line in run.history:
-        for refusal in line.get("refused", []):
+        for refusal in line["refused"]:
             rounds[refusal["site"]].add(line["round"])
             reasons[refusal["site"]] = f"{refusal['phase']}: {refusal['reason']}"[:300]
     trained = {site for site in run.sites if run.series(site, "penalty")}
@@ -129,7 +129,7 @@ def left_out_sites(run: Run) -> Finding | None:
     )
 
 
-def foreign_traffic(run: Run) -> Finding | None:
+def foreign_traffic(run: RunFiles) -> Finding | None:
     """Fire where a payload is not that of adapters of the site's rank and nothing else.
 
     An adapter of rank r has 4 · r · Σ (c_out + c_in·k·k) bytes. A round sends a site one or two

@@ -1,25 +1,23 @@
 """What happened over the rounds: tables of the rounds, of refusals and of the traffic."""
 
-from results.report.svg import label
-from results.report.tables import Cell, Palette, Table, duration, number, row, size
-from results.run_files import Run
+from common.text import duration, number, size
+from results.report.page_tables import Cell, Palette, Table, row
+from results.run_reader import RunFiles
+from server_app.curves import label
 
 
-def rounds_table(run: Run) -> Table:
+def rounds_table(run: RunFiles) -> Table:
     """Return validation round by round; a penalised site's penalty stands beside."""
     rows = []
     for line in run.history:
         entries = [line["sites"].get(site, {}) for site in run.sites]
-        seconds = sum(line.get("seconds", {}).values())
         cells: list[str | Cell] = [str(line["round"])]
-        cells.append(f"{line.get('lambda', 0):.3f}" if line["round"] else "base")
+        cells.append(f"{line['lambda']:.3f}" if line["round"] else "base")
         for entry in entries:
-            dice = entry.get("validation")
-            text = "–" if dice is None else number(dice, 4)
             penalty = entry.get("penalty", 1)
             mark = f" ▽ {penalty:.3f}" if penalty < 1 else ""
-            cells.append(Cell(text + mark, strong=penalty < 1))
-        cells.append(duration(seconds))
+            cells.append(Cell(number(entry.get("validation"), 4) + mark, strong=penalty < 1))
+        cells.append(duration(sum(line["seconds"].values())))
         rows.append(row(*cells))
     return Table(
         "Round by round: validation Dice",
@@ -30,17 +28,17 @@ def rounds_table(run: Run) -> Table:
     )
 
 
-def refusals_table(run: Run) -> Table:
+def refusals_table(run: RunFiles) -> Table:
     """Return everything that was left out of a round."""
     rows = [
         row(str(line["round"]), refusal["site"], refusal["phase"], refusal["reason"][:500])
         for line in run.history
-        for refusal in line.get("refused", [])
+        for refusal in line["refused"]
     ]
     return Table("Refused or silent", ("round", "site", "phase", "reason"), rows, words=True)
 
 
-def traffic_table(run: Run, palette: Palette) -> Table:
+def traffic_table(run: RunFiles, palette: Palette) -> Table:
     """Return each site's payload in all and by message, and what its rank predicts."""
     rows = []
     for site in run.sites:
@@ -65,7 +63,7 @@ def traffic_table(run: Run, palette: Palette) -> Table:
     return Table("Payload", head, rows)
 
 
-def traffic_sentence(run: Run) -> str:
+def traffic_sentence(run: RunFiles) -> str:
     """Hold the traffic against full weights."""
     moved = run.traffic
     if not moved["full_weights"]:

@@ -4,10 +4,10 @@ from results.report import round_signatures as rounds
 from results.report import site_signatures as sites
 from results.report.finding import Finding
 from results.report.patients import Patients
-from results.run_files import Run
+from results.run_reader import RunFiles
 
 
-def find(run: Run, patients: Patients | None = None) -> list[Finding]:
+def find(run: RunFiles, patients: Patients | None = None) -> list[Finding]:
     """Return the findings that a run shows, what concerns the outcome first."""
     found = (
         sites.no_site_gained(run),
@@ -23,7 +23,7 @@ def find(run: Run, patients: Patients | None = None) -> list[Finding]:
     return [finding for finding in found if finding is not None]
 
 
-def unchecked(run: Run, patients: Patients | None = None) -> list[str]:
+def unchecked(run: RunFiles, patients: Patients | None = None) -> list[str]:
     """Return what could not be looked for, as the numbers for it are missing."""
     transfer = patients.transfer if patients else None
     own = transfer is not None or any(run.series(site, "local") for site in run.sites)

@@ -2,10 +2,10 @@
 
 import numpy as np
 
+from common.text import signed
 from results.report.finding import LEAST_CHANGE, Finding, listed
-from results.report.patients import Patients, mean
-from results.report.tables import signed
-from results.run_files import Run
+from results.report.patients import Patients
+from results.run_reader import RunFiles, mean
 
 WORSE_THAN_ALONE = 0.02
 """Dice by which a site's own adapter must beat the merge; training on one's own data last gives
@@ -16,7 +16,7 @@ DRIFT_ROUNDS = 3
 """Rounds that such a line needs."""
 
 
-def no_site_gained(run: Run) -> Finding | None:
+def no_site_gained(run: RunFiles) -> Finding | None:
     """Fire where no site's test Dice rose over the base by more than ``LEAST_CHANGE``."""
     gains = run.gains()
     if not gains or max(gains.values()) > LEAST_CHANGE:
@@ -30,7 +30,7 @@ def no_site_gained(run: Run) -> Finding | None:
     )
 
 
-def sites_that_lost(run: Run) -> Finding | None:
+def sites_that_lost(run: RunFiles) -> Finding | None:
     """Fire where a site's test Dice fell below the base's by more than ``LEAST_CHANGE``."""
     gains = run.gains()
     lost = {site: gain for site, gain in gains.items() if gain < -LEAST_CHANGE}
@@ -45,7 +45,7 @@ def sites_that_lost(run: Run) -> Finding | None:
     )
 
 
-def merge_worse_than_alone(run: Run, patients: Patients | None) -> Finding | None:
+def merge_worse_than_alone(run: RunFiles, patients: Patients | None) -> Finding | None:
     """Fire where sites' own adapters beat the merge on their patients by ``WORSE_THAN_ALONE``.
 
     On validation patients in the mean of the last third of the rounds, where sites report it

@@ -2,13 +2,14 @@
 
 import math
 
-from results.report.patients import Patients, mean
-from results.report.svg import label
-from results.report.tables import Cell, Palette, Table, number, row
-from results.run_files import Run
+from common.text import number
+from results.report.page_tables import Cell, Palette, Table, row
+from results.report.patients import Patients
+from results.run_reader import RunFiles, mean
+from server_app.curves import label
 
 
-def matrix(run: Run, patients: Patients, palette: Palette) -> Table | None:
+def matrix(run: RunFiles, patients: Patients, palette: Palette) -> Table | None:
     """Return mean test Dice of every adapter (rows) on every site's patients (columns)."""
     if patients.transfer is None:
         return None

@@ -8,8 +8,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from cli.audit import audit, summarise
+from cli.audit import audit
 from client_app.audit import read_audit
+from client_app.audit_summary import summarise
 from common import messages
 from tests.client_app.test_guard import good, metric, pass_guard, request
 from tests.conftest import MakeAdapter

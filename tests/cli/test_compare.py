@@ -14,7 +14,7 @@ import typer
 from filelock import FileLock
 from typer.testing import CliRunner
 
-from cli import compare as command
+from cli.compare import compare
 from client_app import demo
 from client_app.site import Site
 from client_app.site_settings import SiteSettings
@@ -24,18 +24,19 @@ from common.config import RunConfig
 from common.errors import UserError
 from common.model import build_unet, save_base
 from common.options import Value
-from results.compare.evaluation import (
+from results.compare.evaluate_run import (
     LAST_LOCAL,
     MERGED,
     PERSONAL,
-    Source,
+    ModelFiles,
     adapt,
     evaluate_run,
-    own_source,
-    sources,
+    models_of,
+    own_model,
 )
 from results.compare.folder import JobFolder
 from results.compare.plan import read_plan
+from results.compare.run_plan import provided
 from tests.conftest import SITE_FEATURES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -77,20 +78,20 @@ def test_a_runs_models_are_found_by_their_files(tmp_path: Path, config: RunConfi
     random_adapter(tmp_path / "personal" / "A%2F1.safetensors")
     for number in ("002", "010"):
         random_adapter(tmp_path / "updates" / f"round-{number}" / "B.safetensors")
-    found = sources(tmp_path, ["A/1", "B"], config)
+    found = models_of(tmp_path, ["A/1", "B"], config)
     assert [(s.model, s.origin) for s in found] == [
         (MERGED, ""), (PERSONAL, "A/1"), (LAST_LOCAL, "B"),
     ]  # fmt: skip
     assert str(found[2].adapter).endswith("round-010/B.safetensors")
-    assert own_source(found, "A/1").model == PERSONAL
-    assert own_source(found, "B").model == MERGED
+    assert own_model(found, "A/1").model == PERSONAL
+    assert own_model(found, "B").model == MERGED
 
 
 def test_full_weights_take_the_place_of_base_and_adapter(tmp_path: Path, config: RunConfig) -> None:
     path = tmp_path / "weights.safetensors"
     network = build_unet(SITE_FEATURES)
     save_base(network, path)
-    (found,) = sources(tmp_path, ["A"], config)
+    (found,) = models_of(tmp_path, ["A"], config)
     assert (found.weights, found.adapter) == (path, None)
     loaded = found.load(config)
     for name, value in network.state_dict().items():
@@ -103,17 +104,17 @@ def test_a_sites_last_adapter_is_left_out_where_it_is_not_one_of_the_base(
     folding = RunConfig.from_flat({**keys_of(site_data), "merge": "fold"})
     random_adapter(tmp_path / "adapter.safetensors")
     random_adapter(tmp_path / "updates" / "round-001" / "A.safetensors")
-    assert [s.model for s in sources(tmp_path, ["A"], folding)] == [MERGED]
+    assert [s.model for s in models_of(tmp_path, ["A"], folding)] == [MERGED]
 
 
 def test_a_run_without_a_model_is_refused(tmp_path: Path, config: RunConfig) -> None:
     with pytest.raises(UserError, match=r"found no model of the run, expected adapter.safetens"):
-        sources(tmp_path, ["A"], config)
+        models_of(tmp_path, ["A"], config)
 
 
 def test_adaptation_begins_where_the_model_stands(tmp_path: Path, config: RunConfig) -> None:
     random_adapter(tmp_path / "a")
-    source = Source(MERGED, "", Path(config.base_model), tmp_path / "a")
+    source = ModelFiles(MERGED, "", Path(config.base_model), tmp_path / "a")
     before, after = source.load(config).eval(), source.load(config)
     site = Site(SiteSettings.from_node({"partition-id": 0, "num-partitions": 3}), config)
     adapt(after, site, rank=3, epochs=0, config=config)
@@ -158,7 +159,7 @@ def test_every_model_is_scored_at_every_site(tmp_path: Path, site_data: Path) ->
 
 def app_run(*words: object) -> Any:
     app = typer.Typer()
-    app.command()(command.compare)
+    app.command()(compare)
     return CliRunner().invoke(app, [str(word) for word in words])
 
 
@@ -207,7 +208,7 @@ def test_a_phantom_is_made_once_a_setting_where_no_data_are_named(
     path = tmp_path / "c.toml"
     settings = "[settings.low]\nrank = 2\n[settings.high]\nrank = 4\n"
     path.write_text(f'seeds = [5, 6]\nreference = "a"\n[rows.a]\nbatch-size = 3\n{settings}')
-    jobs = command.provided(read_plan(path))
+    jobs = provided(read_plan(path))
     assert [(c.seed, c.model.rank, c.train.batch_size) for c in asked] == [(5, 2, 16), (5, 4, 16)]
     assert len(jobs) == 8
     for job in jobs:

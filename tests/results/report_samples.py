@@ -10,7 +10,7 @@ import tomli_w
 from common.config import RunConfig
 from common.options import Value
 from results.report.patients import CaseScores, Measured, Patients, Picture, Transfer
-from results.run_files import Run
+from results.run_reader import RunFiles
 
 FLAT: dict[str, Value] = {"features": "4,8,8,8,8,4", "rank": 4, "ranks": "equal", "rounds": 10}
 DOT = (
@@ -33,13 +33,13 @@ def make_run(
     gains: Mapping[str, float] | None = None,
     path: Path = Path("run"),
     **keys: Value,
-) -> Run:
+) -> RunFiles:
     """Return a run with the given validation of round 0, 1 …, and gains on test patients.
 
     Without ``gains`` it is one that has not come to its end.
     """
     config = RunConfig.from_flat({**FLAT, **{k.replace("_", "-"): v for k, v in keys.items()}})
-    run = Run(path, config, [], None)
+    run = RunFiles(path, config, [], None)
     message = config.model.rank * run.bytes_per_rank
     lines: list[dict[str, Any]] = []
     for t in range(max(map(len, validation.values()))):
@@ -56,7 +56,7 @@ def make_run(
             line["sites"][site] = entry
         lines.append(line)
     summary = None if gains is None else make_summary(gains)
-    return Run(path, config, lines, summary)
+    return RunFiles(path, config, lines, summary)
 
 
 def make_summary(gains: Mapping[str, float]) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def make_patients(
     return Patients(cases, splits, pictures, transfer)
 
 
-def write_run(run: Run) -> Path:
+def write_run(run: RunFiles) -> Path:
     """Write the files of a run into its folder, and return that."""
     run.path.mkdir(parents=True, exist_ok=True)
     (run.path / "config.toml").write_text(tomli_w.dumps(run.config.to_flat()))

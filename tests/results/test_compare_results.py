@@ -20,9 +20,9 @@ from common.model import file_sha256
 from results.compare.across import across_settings
 from results.compare.folder import JobFolder
 from results.compare.plan import BASE, Plan, read_plan
-from results.compare.report import write_report
-from results.compare.results import RowResult, collect, patient_test
-from results.compare.sites import site_results, site_rows
+from results.compare.row_results import RowResult, collect, patient_test
+from results.compare.site_results import site_results, site_rows
+from results.compare.write_results import write_results
 
 SITES = ("A", "B")
 KEYS = 'features = "4,4,8,8,8,4"\nrank = 2\nrounds = 2\n'
@@ -173,7 +173,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folders["other", 0].prepare()
     folders["other", 0].fail("run", "site A: no such file | <x>")
     console = Console(width=100, quiet=True)
-    assert write_report(plan, list(folders.values()), tmp_path, console) is True
+    assert write_results(plan, list(folders.values()), tmp_path, console) is True
     return tmp_path
 
 
@@ -236,7 +236,7 @@ def test_settings_are_drawn_side_by_side_as_far_as_they_have_runs(tmp_path: Path
     assert home["other"] == pytest.approx([0.8])
     assert elsewhere["other"] == pytest.approx([0.4])
     assert np.size(home[BASE]) == 0
-    write_report(plan, list(folders.values()), tmp_path, Console(quiet=True))
+    write_results(plan, list(folders.values()), tmp_path, Console(quiet=True))
     assert "(plots/across-settings.png)" in (tmp_path / "results.md").read_text()
     assert (tmp_path / "plots" / "across-settings.png").is_file()
 

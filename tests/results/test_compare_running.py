@@ -14,7 +14,7 @@ from rich.console import Console
 from results.compare import running
 from results.compare.folder import JobFolder
 from results.compare.plan import BASE, Plan, read_plan
-from results.compare.running import Runner, Share, last_line, reason
+from results.compare.running import JobRunner, Share, last_line, reason
 from results.compare.showing import showing
 
 TEXT = 'reference = "a"\n[keys]\nrounds = 2\n[rows.a]\n[rows.b]\nlambda-0 = 0.0\n'
@@ -36,7 +36,7 @@ print("evaluated")
 FAIL = "import sys; print('boom', flush=True); sys.exit(3)"
 
 
-class FakeRunner(Runner):
+class FakeRunner(JobRunner):
     """Starts small programs in the place of Flower and of the evaluation."""
 
     programs = (TRAIN, EVALUATE)

@@ -13,12 +13,12 @@ import pytest
 
 from common.config import RunConfig
 from common.errors import UserError
-from results.report import overview, scores, transfer
-from results.report.compare import differing_keys, run_names
+from results.report import overview, site_scores, transfer
 from results.report.page import RunReport, build_page
+from results.report.page_tables import Palette
 from results.report.patients import Measured, Patients, worst
-from results.report.tables import Palette
-from results.run_files import Run, read_run
+from results.report.runs_side_by_side import differing_keys, run_names
+from results.run_reader import RunFiles, read_run
 from tests.results.report_samples import CALM, make_patients, make_run, write_run
 
 GAINS = {"GE": 0.2, "Siemens": 0.25}
@@ -173,8 +173,8 @@ def test_the_command_gives_the_same_configuration() -> None:
 
 def test_scores_that_do_not_fit_the_run_are_called_out() -> None:
     run = make_run(gains=GAINS)
-    assert scores.disagreement(run, make_patients(GAINS)) == ""
-    other = scores.disagreement(run, make_patients({"GE": 0.2, "Siemens": 0.1}))
+    assert site_scores.disagreement(run, make_patients(GAINS)) == ""
+    other = site_scores.disagreement(run, make_patients({"GE": 0.2, "Siemens": 0.1}))
     assert "at Siemens the mean Dice of the result differs by 0.150" in other
     assert "Check the data" in build_page([RunReport(run, make_patients({"GE": 0.0}))])
 
@@ -228,7 +228,7 @@ BROKEN: dict[str, tuple[str, Spoil, str]] = {
 @pytest.mark.parametrize(("name", "spoil", "message"), BROKEN.values(), ids=BROKEN)
 def test_a_broken_file_is_named(tmp_path: Path, name: str, spoil: Spoil, message: str) -> None:
     path = write_run(make_run(gains=GAINS, path=tmp_path / "run"))
-    assert isinstance(read_run(path), Run)
+    assert isinstance(read_run(path), RunFiles)
     spoil(path / name)
     with pytest.raises(UserError, match=re.escape(message)) as error:
         read_run(path)

@@ -9,14 +9,14 @@ import pytest
 
 from results.report.patients import Patients
 from results.report.signatures import find, unchecked
-from results.run_files import Run
+from results.run_reader import RunFiles
 from tests.results.report_samples import CALM, make_patients, make_run
 
 GAINS = {"GE": 0.2, "Siemens": 0.25}
 OWN = {"GE": {"GE": 0.80, "Siemens": 0.7}, "Siemens": {"GE": 0.7, "Siemens": 0.85}}
 STEADY = [(t, 0.7 + 0.01 * t, 0.6 + 0.005 * t) for t in (2, 4, 6, 8, 10)]
 
-Made = tuple[Run, Patients | None]
+Made = tuple[RunFiles, Patients | None]
 
 
 def calm() -> Made:

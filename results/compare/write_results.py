@@ -9,16 +9,16 @@ from rich.console import Console
 from rich.table import Table
 
 from common.files import write_text
-from results.compare import plots
+from common.text import number
 from results.compare.across import across_settings
 from results.compare.folder import JobFolder, file_name
 from results.compare.plan import Plan, place
-from results.compare.results import RowResult, collect
-from results.compare.tables import markdown, save_csv
-from results.report.tables import number
+from results.compare.result_tables import markdown, save_csv
+from results.compare.row_results import RowResult, collect
+from results.compare.setting_figures import draw_all, save
 
 
-def write_report(plan: Plan, folders: Sequence[JobFolder], out: Path, console: Console) -> bool:
+def write_results(plan: Plan, folders: Sequence[JobFolder], out: Path, console: Console) -> bool:
     """Write tables and pictures into ``out`` and show the most of it.
 
     Returns
@@ -51,13 +51,13 @@ def _draw(rows: Sequence[RowResult], setting: str, out: Path) -> list[str]:
     before = f"{file_name(setting)}-" if setting else ""
     return [
         _save(figure, out / "plots" / f"{before}{name}.png", out)
-        for name, figure in plots.draw_all(rows).items()
+        for name, figure in draw_all(rows).items()
     ]
 
 
 def _save(figure: Figure, path: Path, out: Path) -> str:
     """Write a picture and return its link in the page."""
-    plots.save(figure, path)
+    save(figure, path)
     return quote(str(path.relative_to(out)))
 
 

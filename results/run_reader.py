@@ -1,32 +1,33 @@
-"""What a run left on disk, read for the report."""
+"""What a run left on disk, read once for all that is made of runs."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from json import loads
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from common import lora
 from common.config import RunConfig
 from common.errors import UserError
+from common.labels import STRUCTURES
 from common.model import build_unet, weight_bytes
-from common.options import read_toml
+from server_app.history import Line, Points, penalised, series, sites_of
 from server_app.run_dir import RunDir
-from server_app.summary import summarise
+from server_app.summary import traffic
 
-Line = Mapping[str, Any]
-"""A line of ``history.jsonl``; see :class:`strategies.state.RoundRecord`."""
-Points = list[tuple[int, float]]
-"""(round, value), in the order of the rounds."""
-
-
+COLUMNS = (*STRUCTURES, "mean")
+"""What test scores are given for: every structure, and their mean."""
+REFUSAL = ("site", "phase", "reason")
+"""What history and summary say of everything that was left out."""
 HIDDEN = "(hidden)"
 
 
 @dataclass(frozen=True)
-class Run:
+class RunFiles:
     """The files of a run.
 
     Attributes
@@ -34,7 +35,7 @@ class Run:
     path
         The folder, in full unless it is hidden.
     config
-        As resolved when the run began.
+        The configuration as resolved when the run began.
     history
         Finished rounds, the base model's validation first; empty before that.
     summary
@@ -55,7 +56,7 @@ class Run:
     def sites(self) -> list[str]:
         """Names of all sites that took part, sorted."""
         tested = self.summary["sites"] if self.summary else {}
-        return sorted({site for line in self.history for site in line["sites"]} | set(tested))
+        return sorted({*sites_of(self.history), *tested})
 
     def entries(self, site: str) -> list[tuple[int, Mapping[str, Any]]]:
         """Return what the rounds say of a site, as (round, entry), where they say anything."""
@@ -65,7 +66,11 @@ class Run:
 
     def series(self, site: str, key: str) -> Points:
         """Return a number of a site over the rounds in which it is known."""
-        return [(t, float(e[key])) for t, e in self.entries(site) if _is_number(e.get(key))]
+        return series(self.history, site, key)
+
+    def trainings(self, site: str) -> list[Mapping[str, Any]]:
+        """Return a site's entries of the rounds whose merge holds its adapter."""
+        return [entry for t, entry in self.entries(site) if t > 0 and "penalty" in entry]
 
     def mean_series(self, key: str) -> Points:
         """Return the mean over the sites, for rounds in which every site of the run has one."""
@@ -75,7 +80,7 @@ class Run:
 
     def penalised(self, site: str) -> list[int]:
         """Return the rounds in which a site's penalty was below one."""
-        return [t for t, penalty in self.series(site, "penalty") if penalty < 1]
+        return penalised(self.history, site)
 
     def score(self, site: str, model: str, metric: str, structure: str) -> float:
         """Return a test score of the summary, NaN where there is none.
@@ -83,7 +88,7 @@ class Run:
         Parameters
         ----------
         site
-            Its name.
+            The site's name.
         model
             ``base`` or ``test``, the result.
         metric
@@ -91,10 +96,17 @@ class Run:
         structure
             ``LV``, ``MYO``, ``RV`` or ``mean``.
         """
-        value: Any = (self.summary or {}).get("sites", {})
-        for key in (site, model, metric, structure):
-            value = value.get(key) if isinstance(value, Mapping) else None
-        return float(value) if _is_number(value) else math.nan
+        value = self._tested(site).get(model, {}).get(metric, {}).get(structure)
+        return math.nan if value is None else float(value)
+
+    def cases(self, site: str) -> int | None:
+        """Return how many test cases a site reported; None where it reported none."""
+        found: int | None = self._tested(site).get("test", {}).get("cases")
+        return found
+
+    def _tested(self, site: str) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = (self.summary or {}).get("sites", {}).get(site, {})
+        return found
 
     def gains(self) -> dict[str, float]:
         """Return the gain in mean test Dice over the base, for sites that reported both."""
@@ -106,11 +118,9 @@ class Run:
         return {site: gain for site, gain in found.items() if not math.isnan(gain)}
 
     @cached_property
-    def traffic(self) -> Mapping[str, float]:
+    def traffic(self) -> Mapping[str, Any]:
         """Payload ``up`` and ``down``, and ``full_weights`` for the same trainings, in bytes."""
-        model = build_unet(self.config.model.channels())
-        counted: Mapping[str, float] = summarise("", self.history, {}, weight_bytes(model))["bytes"]
-        return counted
+        return traffic(self.history, weight_bytes(build_unet(self.config.model.channels())))
 
     @cached_property
     def bytes_per_rank(self) -> int:
@@ -122,12 +132,12 @@ class Run:
         """Return the seconds by phase, summed over the rounds."""
         total: dict[str, float] = {}
         for line in self.history:
-            for phase, value in line.get("seconds", {}).items():
+            for phase, value in line["seconds"].items():
                 total[phase] = total.get(phase, 0.0) + value
         return total
 
 
-def read_run(path: Path) -> Run:
+def read_run(path: Path) -> RunFiles:
     """Read the folder of a run, finished or not.
 
     Raises
@@ -138,17 +148,32 @@ def read_run(path: Path) -> Run:
     folder = RunDir(path)
     if not folder.config.is_file():
         raise UserError(f"{path}: found no config.toml, expected the folder of a run")
-    config = RunConfig.from_flat(read_toml(folder.config), str(folder.config))
+    return RunFiles(
+        path.resolve(), folder.read_config(), read_history(folder), _read_summary(folder.summary)
+    )
+
+
+def read_history(folder: RunDir) -> list[Line]:
+    """Read and check a run's history; an empty one where it has none yet.
+
+    Raises
+    ------
+    UserError
+        The file is not what a run writes.
+    """
     try:
-        history = folder.read_history()
-    except ValueError as error:
+        lines = folder.read_history()
+    except (OSError, ValueError) as error:
         raise UserError(f"{folder.history}: not a line of JSON for every round ({error})") from None
-    if not all(map(_is_round, history)):
-        raise UserError(f"{folder.history}: a line has no 'round' or 'sites'")
-    return Run(path.resolve(), config, history, _read_summary(folder.summary))
+    if not all(map(_is_round, lines)):
+        raise UserError(
+            f"{folder.history}: a line is not a round's, it has no 'round' or 'sites' or holds "
+            "something else than a run writes"
+        )
+    return [{"lambda": 0.0, "refused": [], "seconds": {}, **line} for line in lines]
 
 
-def without_paths(run: Run) -> Run:
+def without_paths(run: RunFiles) -> RunFiles:
     """Return the run without the folders of the machine it ran on.
 
     Of its own folder and of the base file the names stay, and keys that were left at their
@@ -165,6 +190,12 @@ def without_paths(run: Run) -> Run:
     return replace(run, path=Path(run.path.resolve().name), config=config)
 
 
+def mean(values: Iterable[float]) -> float:
+    """Return the mean of the values that are numbers, NaN where none is."""
+    known = [value for value in values if not math.isnan(value)]
+    return float(np.mean(known)) if known else math.nan
+
+
 def _read_summary(path: Path) -> Mapping[str, Any] | None:
     if not path.is_file():
         return None
@@ -174,6 +205,15 @@ def _read_summary(path: Path) -> Mapping[str, Any] | None:
         raise UserError(f"{path}: not JSON ({error})") from None
     if not isinstance(summary, dict) or not isinstance(summary.get("sites"), dict):
         raise UserError(f"{path}: has no 'sites', expected the summary of a run")
+    if not all(map(_is_tested, summary["sites"].values())):
+        raise UserError(f"{path}: 'sites' holds something else than test scores")
+    if not (
+        _are_numbers(summary.get("bytes", {}))
+        and _are_numbers({"seconds": summary.get("seconds")})
+        and _are_refusals(summary.get("refused", []))
+        and isinstance(summary.get("versions", {}), dict)
+    ):
+        raise UserError(f"{path}: holds something else than the summary of a run")
     return summary
 
 
@@ -181,9 +221,35 @@ def _is_round(line: object) -> bool:
     return (
         isinstance(line, dict)
         and isinstance(line.get("round"), int)
+        and _is_number(line.get("lambda", 0.0))
         and isinstance(line.get("sites"), dict)
-        and all(isinstance(entry, dict) for entry in line["sites"].values())
+        and all(
+            isinstance(entry, dict) and not any(isinstance(v, str | list) for v in entry.values())
+            for entry in line["sites"].values()
+        )
+        and _are_numbers(line.get("seconds", {}))
+        and _are_refusals(line.get("refused", []))
     )
+
+
+def _is_tested(site: object) -> bool:
+    """Say whether this is ``{"base": {"dice": {"LV": …}, "hd95_mm": {…}}, "test": {…}}``."""
+    if not isinstance(site, dict):
+        return False
+    models = [site.get(model, {}) for model in ("base", "test")]
+    return all(isinstance(model, dict) for model in models) and all(
+        _are_numbers(model.get(metric, {})) for model in models for metric in ("dice", "hd95_mm")
+    )
+
+
+def _are_refusals(found: object) -> bool:
+    return isinstance(found, list) and all(
+        isinstance(out, dict) and all(isinstance(out.get(k), str) for k in REFUSAL) for out in found
+    )
+
+
+def _are_numbers(found: object) -> bool:
+    return isinstance(found, dict) and all(v is None or _is_number(v) for v in found.values())
 
 
 def _is_number(value: object) -> bool:

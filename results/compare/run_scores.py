@@ -2,21 +2,17 @@
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-
 from common.errors import UserError
 from common.labels import STRUCTURES
-from results.compare.evaluation import ADAPTED, BASE, LAST_LOCAL, MERGED, PERSONAL
+from results.compare.evaluate_run import ADAPTED, BASE, LAST_LOCAL, MERGED, PERSONAL
 from results.compare.folder import JobFolder
 from results.compare.plan import Job
-from results.run_files import Run, read_run
-
-COLUMNS = (*STRUCTURES, "mean")
+from results.run_reader import COLUMNS, RunFiles, mean, read_run
 
 
 @dataclass(frozen=True)
@@ -26,7 +22,7 @@ class Score:
     Attributes
     ----------
     model, origin
-        What it is, and the site that it belongs to; see :mod:`results.compare.evaluation`.
+        What it is, and the site that it belongs to; see :mod:`results.compare.evaluate_run`.
     site, patient, frame
         The case.
     dice, hd95_mm
@@ -58,7 +54,7 @@ class Finished:
 
     job: Job
     scores: Sequence[Score]
-    run: Run | None
+    run: RunFiles | None
 
     @cached_property
     def sites(self) -> list[str]:
@@ -123,12 +119,6 @@ class Finished:
         if self.run is None:
             return []
         return self.run.mean_series("validation") or self.run.mean_series("start")
-
-
-def mean(values: Iterable[float]) -> float:
-    """Return the mean of the numbers among ``values``; NaN where there is none."""
-    known = [value for value in values if not math.isnan(value)]
-    return float(np.mean(known)) if known else math.nan
 
 
 def means(scores: Sequence[Score], metric: str = "dice") -> dict[str, float]:

@@ -3,11 +3,12 @@
 import math
 from collections.abc import Callable
 
+from common.text import count, number, signed
 from results.report.figures import Strip, distribution
-from results.report.patients import COLUMNS, Patients
+from results.report.page_tables import Cell, Palette, Table, row
+from results.report.patients import Patients
 from results.report.svg import Drawing
-from results.report.tables import Cell, Palette, Table, change, count, row, signed
-from results.run_files import Run
+from results.run_reader import COLUMNS, RunFiles
 
 METRICS = {"dice": ("Dice", 3, 1), "hd95_mm": ("HD95, mm", 1, -1)}
 """Title, digits, and whether more is better (1) or less (−1)."""
@@ -17,7 +18,7 @@ TOLERANCE = 0.005
 """Dice by which a site's report and the scores computed here may differ: half precision."""
 
 
-def lookup(run: Run, patients: Patients | None) -> Lookup:
+def lookup(run: RunFiles, patients: Patients | None) -> Lookup:
     """Return where scores come from: the sites' reports, else what was computed here."""
 
     def find(site: str, model: str, metric: str, column: str) -> float:
@@ -29,12 +30,12 @@ def lookup(run: Run, patients: Patients | None) -> Lookup:
     return find
 
 
-def tables(run: Run, palette: Palette, patients: Patients | None) -> list[Table]:
+def tables(run: RunFiles, palette: Palette, patients: Patients | None) -> list[Table]:
     """Return a table a metric: base → result by structure, and how many patients did better."""
     return [_table(run, metric, palette, patients) for metric in METRICS]
 
 
-def _table(run: Run, metric: str, palette: Palette, patients: Patients | None) -> Table:
+def _table(run: RunFiles, metric: str, palette: Palette, patients: Patients | None) -> Table:
     title, digits, better = METRICS[metric]
     find = lookup(run, patients)
     rows = []
@@ -42,7 +43,7 @@ def _table(run: Run, metric: str, palette: Palette, patients: Patients | None) -
         values = [(find(site, "base", metric, c), find(site, "result", metric, c)) for c in COLUMNS]
         before, after = values[-1]
         cells: list[str | Cell] = [palette.cell(site)]
-        cells += [change(*pair, digits) for pair in values]
+        cells += [f"{number(b, digits)} → {number(r, digits)}" for b, r in values]
         cells.append(Cell(signed(after - before, digits), strong=True))
         if patients:
             pairs = patients.pairs(site, metric, "mean")
@@ -53,7 +54,9 @@ def _table(run: Run, metric: str, palette: Palette, patients: Patients | None) -
     return Table(f"{title}, base → result", head, rows)
 
 
-def figures(run: Run, palette: Palette, patients: Patients | None, anchor: str) -> list[Drawing]:
+def figures(
+    run: RunFiles, palette: Palette, patients: Patients | None, anchor: str
+) -> list[Drawing]:
     """Return a panel for each metric and structure."""
     find = lookup(run, patients)
     sites = [
@@ -83,7 +86,7 @@ def figures(run: Run, palette: Palette, patients: Patients | None, anchor: str) 
     return drawings
 
 
-def disagreement(run: Run, patients: Patients) -> str:
+def disagreement(run: RunFiles, patients: Patients) -> str:
     """Say where the scores computed here are not those that the sites reported."""
     worst = max(
         (
@@ -112,9 +115,9 @@ def what_is_known(patients: Patients | None, missing: str) -> str:
             "the same mean can be every patient a little better, or one failure among many good "
             "ones. Run the report where the images are, with --data and --base, to see them."
         )
-    number = len({(case.site, case.patient) for case in patients.cases})
+    n = len({(case.site, case.patient) for case in patients.cases})
     return (
-        f"Each point is one of {count(number, 'test patient')} (the mean of the ED and ES frames), "
+        f"Each point is one of {count(n, 'test patient')} (the mean of the ED and ES frames), "
         "grey under the base model, coloured under the result; lines join the two. Diamonds are "
         "the sites' means, bars the quartiles of sites with at least five patients."
     )

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import torch
 from monai.networks.nets import BasicUNet
 
 from common import lora
@@ -12,8 +11,7 @@ from common.adapter import BASE_NOTE, Adapter, check_base, load_adapter
 from common.config import RunConfig
 from common.errors import UserError
 from common.model import file_sha256, load_base
-from common.options import read_toml
-from results.export.run_facts import RunFacts, read_run
+from results.run_reader import RunFiles, read_run
 from server_app.run_config import load_config
 from server_app.run_dir import RunDir
 
@@ -27,7 +25,7 @@ class AdapterFile:
 
 
 @dataclass(frozen=True)
-class Source:
+class ExportedModel:
     """A model to export.
 
     Attributes
@@ -40,7 +38,7 @@ class Source:
         Its fingerprint.
     adapter
         None where the base alone is exported.
-    facts
+    run
         What the run left on disk; None without a run.
     """
 
@@ -48,7 +46,7 @@ class Source:
     base: Path
     base_sha256: str
     adapter: AdapterFile | None
-    facts: RunFacts | None
+    run: RunFiles | None
 
     @cached_property
     def network(self) -> BasicUNet:
@@ -69,9 +67,9 @@ class Source:
         return notes
 
 
-def open_source(
+def read_model(
     base: Path | None, adapter: Path | None, run: Path | None, config: Path | None
-) -> Source:
+) -> ExportedModel:
     """Read what is to be exported and check that it belongs together.
 
     Raises
@@ -82,16 +80,15 @@ def open_source(
     if run is not None and (adapter is not None or config is not None):
         other = "--adapter" if adapter is not None else "--config"
         raise UserError(f"{other}: found beside --run, expected one of them; a run has its own")
-    facts = None
+    files = None
     if run is None:
         settings = load_config(config)
     else:
-        folder = RunDir(run)
-        adapter = folder.adapter
+        adapter = RunDir(run).adapter
         if not adapter.is_file():
             raise UserError(f"{run}: no result in this folder, expected {adapter.name} in it")
-        settings = RunConfig.from_flat(read_toml(folder.config), str(folder.config))
-        facts = read_run(folder)
+        files = read_run(run)
+        settings = files.config
     factors, notes = load_adapter(adapter) if adapter is not None else (None, {})
     wanted = notes.get(BASE_NOTE) or settings.base_sha256
     if base is None:
@@ -101,12 +98,12 @@ def open_source(
         check_base(adapter, notes, base, sha256)
     network = load_base(base, settings.model.channels(), sha256=settings.base_sha256)
     if factors is None or adapter is None:
-        return Source(settings, base, sha256, None, facts)
+        return ExportedModel(settings, base, sha256, None, files)
     try:
         factors.check_fits(lora.layer_shapes(network))
     except ValueError as error:
         raise UserError(f"{adapter}: does not fit {base}: {error}") from None
-    return Source(settings, base, sha256, AdapterFile(factors, file_sha256(adapter)), facts)
+    return ExportedModel(settings, base, sha256, AdapterFile(factors, file_sha256(adapter)), files)
 
 
 def _find_base(config: RunConfig, wanted: str, run: Path | None) -> Path:
@@ -125,8 +122,3 @@ def _find_base(config: RunConfig, wanted: str, run: Path | None) -> Path:
         f"{config.data.cache_dir!r} of the configuration has the base file here; expected the "
         f"one with SHA-256 {wanted or '(not recorded)'}"
     )
-
-
-def parameters(model: torch.nn.Module) -> int:
-    """Return how many numbers a model has."""
-    return sum(value.numel() for value in model.state_dict().values())

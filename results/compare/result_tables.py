@@ -1,20 +1,17 @@
 """The results as Markdown and as csv, one row a method and one row a score."""
 
-import csv
-import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from common.files import write_text
 from common.labels import STRUCTURES
+from common.text import NONE, csv_text, markdown_cell, markdown_table, size
 from results.compare.plan import Plan
-from results.compare.results import LEAST_FOR_TEST, RowResult, SignedRank, patient_test
-from results.compare.scores import COLUMNS
-from results.compare.sites import site_rows
-from results.report.tables import size
+from results.compare.row_results import LEAST_FOR_TEST, RowResult, SignedRank, patient_test
+from results.compare.site_results import site_rows
+from results.run_reader import COLUMNS
 
-NONE = "–"
 HEAD = (
     *("method", "seeds", *COLUMNS, "HD95 mm", "cross-client", "adapted"),
     *("up a round", "down a round", "in all", "p"),
@@ -65,36 +62,27 @@ def markdown(
         Those of all settings together.
     """
     tests = tests_against(plan, rows)
-    parts = [f"# {_cell(plan.path.stem)}\n", *_pictures(overview)]
+    parts = [f"# {markdown_cell(plan.path.stem)}\n", *_pictures(overview)]
     for setting in plan.settings:
         if setting:
-            parts.append(f"## {_cell(setting)}\n")
+            parts.append(f"## {markdown_cell(setting)}\n")
         own = [row for row in rows if row.setting == setting]
-        parts.append(_table([_cells(row, tests.get((setting, row.row))) for row in own]))
+        cells = [_cells(row, tests.get((setting, row.row))) for row in own]
+        parts.append(markdown_table(HEAD, cells, words=2) + "\n")
         if gone := [line for row in own for line in _missing(row)]:
-            parts.append("Missing:\n\n" + "".join(f"- {_cell(line)}\n" for line in gone))
+            parts.append("Missing:\n\n" + "".join(f"- {markdown_cell(line)}\n" for line in gone))
         parts.append("Site by site:\n")
-        parts.append(_listed(site_rows(own)))
+        head, *cells = site_rows(own)
+        parts.append(markdown_table(head, cells, words=2) + "\n")
         parts += _pictures(plots.get(setting, ()))
     adapted = ADAPTED.format(plan.adapt_epochs) if plan.adapt_epochs else NOT_ADAPTED
-    reference = _cell(plan.reference)
+    reference = markdown_cell(plan.reference)
     parts.append(NOTES.format(adapted=adapted, reference=reference, least=LEAST_FOR_TEST))
     return "\n".join(parts)
 
 
 def _pictures(paths: Sequence[str]) -> list[str]:
     return [f"![{Path(path).stem}]({path})\n" for path in paths]
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    return _listed([HEAD, *rows])
-
-
-def _listed(rows: Sequence[Sequence[str]]) -> str:
-    """Return rows as a table; the first is its head, the first two columns are names."""
-    right = ["---"] * 2 + ["---:"] * (len(rows[0]) - 2)
-    lines = (f"| {' | '.join(map(_cell, cells))} |\n" for cells in (rows[0], right, *rows[1:]))
-    return "".join(lines)
 
 
 def _cells(row: RowResult, test: SignedRank | None) -> list[str]:
@@ -125,16 +113,13 @@ def _missing(row: RowResult) -> Iterator[str]:
         yield f"{row.row}, seed {seed}: {why}"
 
 
-def _cell(text: str) -> str:
-    """Return a text that cannot break a table or become a tag."""
-    return text.replace("|", "\\|").replace("<", "&lt;")
-
-
 def save_csv(plan: Plan, rows: Sequence[RowResult], out: Path) -> None:
     """Write ``results.csv``, a line a row, and ``results-long.csv``, a line a score."""
     tests = tests_against(plan, rows)
-    write_text(out / "results.csv", _csv([_flat(r, tests.get((r.setting, r.row))) for r in rows]))
-    write_text(out / "results-long.csv", _csv(list(_long(rows))))
+    write_text(
+        out / "results.csv", csv_text([_flat(r, tests.get((r.setting, r.row))) for r in rows])
+    )
+    write_text(out / "results-long.csv", csv_text(list(_long(rows))))
 
 
 def _flat(row: RowResult, test: SignedRank | None) -> dict[str, str]:
@@ -179,13 +164,3 @@ def _long(rows: Sequence[RowResult]) -> Iterator[dict[str, str]]:
 
 def _number(value: float) -> str:
     return "" if math.isnan(value) else f"{value:.6g}"
-
-
-def _csv(rows: Sequence[Mapping[str, str]]) -> str:
-    if not rows:
-        return ""
-    text = io.StringIO()
-    table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    table.writeheader()
-    table.writerows(rows)
-    return text.getvalue()

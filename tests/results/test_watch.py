@@ -11,8 +11,9 @@ import typer
 from rich.console import Console
 from typer.testing import CliRunner
 
-from cli.watch import Snapshot, follow, headline, round_line, take_snapshot, view, watch
+from cli.watch import watch
 from common.errors import UserError
+from results.watch import Snapshot, follow, headline, round_line, take_snapshot, view
 from server_app.run_dir import RunDir
 from server_app.status import Status, StatusFile
 from strategies.state import RoundRecord
@@ -142,7 +143,7 @@ def test_a_damaged_status_is_said_once_and_waited_for(tmp_path: Path, terminal: 
             StatusFile(folder.status, rounds=1).finish()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cli.watch.time.sleep", mended)
+        patch.setattr("results.watch.time.sleep", mended)
         snapshot = follow(tmp_path, out, every_s=1.0)
     assert isinstance(out.file, io.StringIO)
     said = out.file.getvalue()

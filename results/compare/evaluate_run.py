@@ -1,6 +1,6 @@
 """Scores a run's models on every site's test patients; ``compare`` starts it as a process.
 
-``python -m results.compare.evaluation RUN_DIR SITES ADAPT_EPOCHS [--base]``
+``python -m results.compare.evaluate_run RUN_DIR SITES ADAPT_EPOCHS [--base]``
 """
 
 import json
@@ -25,7 +25,6 @@ from common.config import RunConfig
 from common.errors import UserError
 from common.files import finite, write_text
 from common.labels import STRUCTURES
-from common.options import read_toml
 from common.seeding import derive_seed
 from server_app.run_dir import RunDir
 from strategies.ranks import assign_ranks
@@ -34,8 +33,8 @@ BASE, MERGED, PERSONAL, LAST_LOCAL, ADAPTED = "base", "merged", "personal", "las
 
 
 @dataclass(frozen=True)
-class Source:
-    """Where a model comes from.
+class ModelFiles:
+    """The files of one of a run's models.
 
     Attributes
     ----------
@@ -61,18 +60,18 @@ class Source:
         return load_model(self.weights, self.adapter, expected)
 
 
-def sources(run_dir: Path, sites: list[str], config: RunConfig) -> list[Source]:
+def models_of(run_dir: Path, sites: list[str], config: RunConfig) -> list[ModelFiles]:
     """Return the models that a run left: the merged one, and those of its sites."""
     base, folder = config.path(config.base_model), RunDir(run_dir)
     found = []
     if folder.weights.is_file():
-        found.append(Source(MERGED, "", folder.weights))
+        found.append(ModelFiles(MERGED, "", folder.weights))
     elif folder.adapter.is_file():
-        found.append(Source(MERGED, "", base, folder.adapter))
+        found.append(ModelFiles(MERGED, "", base, folder.adapter))
     for site in sites:
         path = folder.personal / site_file(site)
         if path.is_file():
-            found.append(Source(PERSONAL, site, base, path))
+            found.append(ModelFiles(PERSONAL, site, base, path))
     if not found:
         raise UserError(
             f"{run_dir}: found no model of the run, expected {folder.adapter.name}, "
@@ -84,16 +83,16 @@ def sources(run_dir: Path, sites: list[str], config: RunConfig) -> list[Source]:
         for site in sites:
             path = rounds[-1] / site_file(site)
             if path.is_file():
-                found.append(Source(LAST_LOCAL, site, base, path))
+                found.append(ModelFiles(LAST_LOCAL, site, base, path))
     return found
 
 
-def own_source(found: list[Source], site: str) -> Source:
+def own_model(found: list[ModelFiles], site: str) -> ModelFiles:
     """Return what a site would use after the run: its personal model or else the merged one."""
-    for source in found:
-        if source.model == PERSONAL and source.origin == site:
-            return source
-    common = [source for source in found if not source.origin]
+    for model in found:
+        if model.model == PERSONAL and model.origin == site:
+            return model
+    common = [model for model in found if not model.origin]
     if not common:
         raise UserError(f"site {site}: found neither a personal nor a merged model of it")
     return common[0]
@@ -137,22 +136,21 @@ class Evaluation:
     @classmethod
     def of(cls, run_dir: Path, sites: int) -> "Evaluation":
         """Return that of a run, with the run's own number of threads."""
-        path = RunDir(run_dir).config
-        config = RunConfig.from_flat(read_toml(path), str(path))
+        config = RunDir(run_dir).read_config()
         if config.train.threads:
             torch.set_num_threads(config.train.threads)
         return cls(config, sites)
 
-    def run(self, found: list[Source], adapt_epochs: int) -> None:
+    def run(self, found: list[ModelFiles], adapt_epochs: int) -> None:
         """Score the models, and what each site makes of its own by adapting it."""
-        for source in found:
-            self._score(source.model, source.origin, source.load(self.config))
+        for files in found:
+            self._score(files.model, files.origin, files.load(self.config))
         if not adapt_epochs:
             return
         examples = {site.name: len(site.slices) for site in self.sites}
         ranks = assign_ranks(self.config.model.ranks, self.config.model.rank, examples)
         for site in self.sites:
-            model = own_source(found, site.name).load(self.config)
+            model = own_model(found, site.name).load(self.config)
             adapt(model, site, ranks[site.name], adapt_epochs, self.config)
             self._score(ADAPTED, site.name, model)
 
@@ -186,8 +184,8 @@ def evaluate_run(run_dir: Path, sites: int, adapt_epochs: int, *, base: bool) ->
     started = time.monotonic()
     work = Evaluation.of(run_dir, sites)
     names = [site.name for site in work.sites]
-    own_base = Source(BASE, "", work.config.path(work.config.base_model))
-    found = [own_base] if base else sources(run_dir, names, work.config)
+    own_base = ModelFiles(BASE, "", work.config.path(work.config.base_model))
+    found = [own_base] if base else models_of(run_dir, names, work.config)
     work.run(found, adapt_epochs)
     lines = (json.dumps(finite(line), ensure_ascii=False) + "\n" for line in work.lines)
     write_text(run_dir / "scores.jsonl", "".join(lines))

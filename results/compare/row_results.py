@@ -8,10 +8,11 @@ from functools import cached_property
 import numpy as np
 from scipy.stats import wilcoxon
 
+from common.text import number
 from results.compare.folder import JobFolder
 from results.compare.plan import BASE, Plan
-from results.compare.scores import COLUMNS, Finished, mean, read_finished, site_means
-from results.report.tables import number
+from results.compare.run_scores import Finished, read_finished, site_means
+from results.run_reader import COLUMNS, mean
 
 LEAST_FOR_TEST = 6
 """Pairs from which on the signed-rank test can reach p < 0.05."""

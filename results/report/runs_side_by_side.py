@@ -4,14 +4,15 @@ import math
 from collections.abc import Mapping, Sequence
 
 from common.config import RunConfig
+from common.text import duration, number, size
 from results.report.figures import side_by_side
 from results.report.finding import LEAST_CHANGE
+from results.report.page_tables import Cell, Palette, Table, row
 from results.report.svg import Drawing
-from results.report.tables import Cell, Palette, Table, duration, number, row, size
-from results.run_files import Run
+from results.run_reader import RunFiles
 
 
-def run_names(runs: list[Run]) -> list[str]:
+def run_names(runs: list[RunFiles]) -> list[str]:
     """Return a name for every run: its folder's, with as many parents as it takes."""
     paths = [run.path for run in runs]
     for depth in range(1, max(len(path.parts) for path in paths) + 1):
@@ -21,7 +22,7 @@ def run_names(runs: list[Run]) -> list[str]:
     return [f"{path.name} ({number})" for number, path in enumerate(paths, 1)]  # a run twice
 
 
-def differing_keys(runs: Mapping[str, Run]) -> Table:
+def differing_keys(runs: Mapping[str, RunFiles]) -> Table:
     """Return the keys in which the runs differ, but those of a run's own folders."""
     own = RunConfig.keys_that_affect("place")
     flats = [run.config.to_flat() for run in runs.values()]
@@ -34,7 +35,7 @@ def differing_keys(runs: Mapping[str, Run]) -> Table:
     return Table("What differs in the configuration", ("key", *runs), rows, note, words=True)
 
 
-def scores_table(runs: Mapping[str, Run]) -> Table:
+def scores_table(runs: Mapping[str, RunFiles]) -> Table:
     """Return test scores by site, traffic and time of every run; the best Dice bold."""
     sites = sorted({site for run in runs.values() for site in run.sites})
     rows = []
@@ -62,7 +63,7 @@ def _clear_best(values: Sequence[float]) -> float:
     return known[-1] if len(known) > 1 and known[-1] - known[-2] > LEAST_CHANGE else math.nan
 
 
-def curves(runs: Mapping[str, Run]) -> list[Drawing]:
+def curves(runs: Mapping[str, RunFiles]) -> list[Drawing]:
     """Return a panel a site with the validation of all runs."""
     palette = Palette(list(runs))
     sites = sorted({site for run in runs.values() for site in run.sites})

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -14,18 +13,26 @@ from matplotlib.ticker import NullFormatter
 
 from common.files import replace_file
 from results.compare.plan import BASE
-from results.compare.results import RowResult
-from results.compare.scores import Finished, mean
-from results.report.figures import BASE_COLOR, DASHES
-from results.report.svg import STYLE, label, whole_rounds
-from results.report.tables import COLORS
+from results.compare.row_results import RowResult
+from results.compare.run_scores import Finished
+from results.run_reader import mean
+from server_app.curves import (
+    BASE_COLOR,
+    COLORS,
+    DASHES,
+    DOWN_COLOR,
+    DPI,
+    UP_COLOR,
+    label,
+    plot,
+    styled,
+    whole_rounds,
+)
 
-DPI = 120
 COLUMNS = 4
 """Matrices side by side."""
 NAME_LENGTH = 28
 MARKS = ("o", "s", "^", "P")
-UP, DOWN = "#3d6480", "#a9bccb"
 
 
 @dataclass(frozen=True)
@@ -64,13 +71,13 @@ def draw_all(rows: Sequence[RowResult]) -> dict[str, Figure]:
         "validation": (validation, [row for row in trained if _curve(row)]),
         "bytes-a-round": (bytes_a_round, trained),
     }
-    with mpl.rc_context(STYLE):
+    with styled():
         return {name: draw(chosen, looks) for name, (draw, chosen) in drawings.items() if chosen}
 
 
 def save(figure: Figure, path: Path) -> None:
     """Write a figure as PNG."""
-    with mpl.rc_context(STYLE), replace_file(path) as temporary:
+    with styled(), replace_file(path) as temporary:
         figure.savefig(temporary, format="png", dpi=DPI)
 
 
@@ -97,9 +104,9 @@ def dice_by_bytes(rows: Sequence[RowResult], looks: Looks) -> Figure:
         mark = MARKS[looks.turn(row.row) % len(MARKS)]
         if row.in_all > 0:
             mib = row.in_all / 2**20
-            axes.plot([mib], [dice], mark, ms=8, color=color, label=short_name(row.row))
+            axes.plot([mib], [dice], mark, ms=8, color=color, label=label(row.row, NAME_LENGTH))
         else:
-            text = f"{short_name(row.row)} (sends nothing)"
+            text = f"{label(row.row, NAME_LENGTH)} (sends nothing)"
             axes.axhline(dice, color=color, ls="--", lw=1.2, label=text)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:g}")
@@ -114,12 +121,9 @@ def validation(rows: Sequence[RowResult], looks: Looks) -> Figure:
     figure = Figure(figsize=(8, 4.8), layout="constrained")
     axes = figure.subplots()
     for row in rows:
-        points = _curve(row)
         dashes = DASHES[looks.turn(row.row) % len(DASHES)]
-        axes.plot(
-            [t for t, _ in points], [value for _, value in points],
-            color=looks.color(row.row), ls=dashes, marker="o", ms=3, label=short_name(row.row),
-        )  # fmt: skip
+        look = {"color": looks.color(row.row), "ls": dashes, "label": label(row.row, NAME_LENGTH)}
+        plot(axes, _curve(row), marker="o", ms=3, **look)
     whole_rounds(axes)
     axes.set(title="Validation Dice, mean of the sites", ylabel="Dice")
     figure.legend(loc="outside right upper")
@@ -131,8 +135,8 @@ def bytes_a_round(rows: Sequence[RowResult], _: Looks) -> Figure:
     figure, axes = _rows_figure(rows)
     places = np.arange(len(rows))
     for shift, color, text, values in (
-        (-0.19, UP, "from the sites", [row.up for row in rows]),
-        (0.19, DOWN, "to the sites", [row.down for row in rows]),
+        (-0.19, UP_COLOR, "from the sites", [row.up for row in rows]),
+        (0.19, DOWN_COLOR, "to the sites", [row.down for row in rows]),
     ):
         mib = [value / 2**20 for value in values]
         axes.barh(places + shift, mib, height=0.36, color=color, label=text)
@@ -161,7 +165,7 @@ def matrices(rows: Sequence[RowResult], _: Looks) -> Figure:
         axes.set_axis_off()
     for axes, (row, names, columns, values) in zip(panels.flat, tables, strict=False):
         _heat(axes, np.array(values), low, max(top, low + 1e-3))
-        axes.set_title(short_name(row.row))
+        axes.set_title(label(row.row, NAME_LENGTH))
         axes.set_xticks(range(len(columns)), [label(name) for name in columns])
         axes.set_yticks(range(len(names)), [label(name) for name in names])
     figure.supxlabel("patients of")
@@ -207,11 +211,6 @@ def _rows_figure(rows: Sequence[RowResult]) -> tuple[Figure, Axes]:
     """Return a figure with a line for every row, the first one on top."""
     figure = Figure(figsize=(8, 1.3 + 0.38 * len(rows)), layout="constrained")
     axes = figure.subplots()
-    axes.set_yticks(range(len(rows)), [short_name(row.row) for row in rows])
+    axes.set_yticks(range(len(rows)), [label(row.row, NAME_LENGTH) for row in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     return figure, axes
-
-
-def short_name(name: str) -> str:
-    """Return a name that fits into a picture."""
-    return name if len(name) <= NAME_LENGTH else name[: NAME_LENGTH - 1] + "…"

@@ -4,8 +4,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from results.compare.results import RowResult, Spread
-from results.compare.scores import COLUMNS, mean, means
+from common.text import NONE
+from results.compare.row_results import RowResult, Spread
+from results.compare.run_scores import means
+from results.run_reader import COLUMNS, mean
 
 
 @dataclass(frozen=True)
@@ -72,4 +74,4 @@ def site_rows(rows: Sequence[RowResult]) -> list[list[str]]:
 
 
 def _percent(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.0%}"
+    return NONE if math.isnan(value) else f"{value:.0%}"

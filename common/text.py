@@ -1,0 +1,90 @@
+"""Numbers, durations, sizes and tables as text."""
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+MINUS = "−"
+NONE = "–"
+"""What stands where there is no number."""
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Return a number with so many decimals, or a dash where there is none."""
+    return _formatted(value, f".{digits}f")
+
+
+def signed(value: float | None, digits: int = 3) -> str:
+    """Return a number with its sign, or a dash where there is none."""
+    return _formatted(value, f"+.{digits}f")
+
+
+def _formatted(value: float | None, form: str) -> str:
+    if value is None or not math.isfinite(value):
+        return NONE
+    return format(value, form).replace("-", MINUS)
+
+
+def mib(n: float) -> str:
+    """Return bytes as MiB."""
+    return f"{n / 2**20:.2f} MiB"
+
+
+def size(n: float) -> str:
+    """Return bytes as MiB, or as KiB below one MiB."""
+    return mib(n) if n >= 2**20 else f"{n / 2**10:.1f} KiB"
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as ``4.2 s``, ``3 min 20 s`` or ``2 h 5 min``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def clock(seconds: float) -> str:
+    """Return seconds as ``3:20`` or ``2:05:00``."""
+    minutes, rest = divmod(round(max(0.0, seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def count(n: int, one: str) -> str:
+    """Return ``1 patient``, ``2 patients``."""
+    return f"{n} {one if n == 1 else one + 's'}"
+
+
+def csv_text(rows: Sequence[Mapping[str, str]]) -> str:
+    """Return rows as csv; the keys of the first one are the columns."""
+    text = io.StringIO()
+    if rows:
+        table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
+    return text.getvalue()
+
+
+def markdown_cell(text: str) -> str:
+    """Return a text on one line that cannot break a Markdown table or become a tag."""
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+
+
+def markdown_table(
+    head: Sequence[str], rows: Iterable[Sequence[str]], words: int | None = None
+) -> str:
+    """Return a Markdown table.
+
+    Parameters
+    ----------
+    head, rows
+        The cells.
+    words
+        How many columns from the left hold words; the others are aligned on the right.
+    """
+    left = len(head) if words is None else words
+    rule = ["---"] * left + ["---:"] * (len(head) - left)
+    lines = (map(markdown_cell, cells) for cells in (head, rule, *rows))
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
