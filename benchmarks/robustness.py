@@ -48,8 +48,6 @@ PAIRS: list[tuple[str, dict[str, Value], str]] = [
     ("Dice at random", CHECK, "GE"),
 ]
 """Attack, what is turned on against it, and the bad site."""
-SEEN = ("norm_ratio", "agreement", "unrated", "weight", "validation")
-"""What the JSON has of every site and round."""
 
 
 @dataclass(frozen=True)

@@ -1,26 +1,27 @@
-"""The layers of the project, and what no module may do."""
+"""The floors of the project as pyproject.toml states them, and what no module may do."""
 
 import ast
+import subprocess
+import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-ALLOWED = {
-    "common": set[str](),
-    "strategies": {"common"},
-    "cardiac": {"common"},
-    "client_app": {"common", "cardiac"},
-    "server_app": {"common", "strategies", "cardiac"},
-    "results": {"common", "strategies", "cardiac", "client_app", "server_app"},
-    "cli": {"common", "strategies", "cardiac", "client_app", "server_app", "results"},
-}
-"""What each package may import of ours, besides itself."""
-OURS = {*ALLOWED, "tests", "benchmarks"}
+PACKAGES = ("common", "strategies", "cardiac", "client_app", "server_app", "results", "cli")
 PICKLES = {"pickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
+MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+PROJECT = ROOT / "pyproject.toml"
+LINT = "from importlinter.cli import lint_imports_command; lint_imports_command()"
 
-MODULES = sorted(path for package in ALLOWED for path in (ROOT / package).rglob("*.py"))
+
+def lint_imports(folder: Path) -> tuple[int, str]:
+    """Hold the imports of the packages in a folder against the contracts of pyproject.toml."""
+    words = [sys.executable, "-c", LINT, str(PROJECT), "--no-cache", "--no-logo"]
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
 
 
 def name_of(path: Path) -> str:
@@ -38,15 +39,6 @@ def imports(tree: ast.AST) -> Iterator[str]:
             yield "." * node.level + (node.module or "")
 
 
-def wrong_imports(package: str, tree: ast.AST) -> set[str]:
-    """Return imports that the layers forbid; relative ones could leave the package unseen."""
-    return {
-        name
-        for name in imports(tree)
-        if name.startswith(".") or name.split(".")[0] in OURS - ALLOWED[package] - {package}
-    }
-
-
 def unsafe(tree: ast.AST) -> set[str]:
     """Return all that would unpickle what others wrote."""
     found = {name for name in imports(tree) if name.split(".")[0] in PICKLES}
@@ -62,13 +54,15 @@ def unsafe(tree: ast.AST) -> set[str]:
 
 
 def test_every_package_is_walked() -> None:
-    assert {path.relative_to(ROOT).parts[0] for path in MODULES} == set(ALLOWED)
+    project = tomllib.loads(PROJECT.read_text("utf-8"))["tool"]
+    assert set(project["hatch"]["build"]["targets"]["wheel"]["packages"]) == set(PACKAGES)
+    assert set(project["importlinter"]["root_packages"]) == {*PACKAGES, "benchmarks", "tests"}
+    assert {path.relative_to(ROOT).parts[0] for path in MODULES} == set(PACKAGES)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_modules_import_only_from_the_layers_below(path: Path) -> None:
-    package = path.relative_to(ROOT).parts[0]
-    assert wrong_imports(package, ast.parse(path.read_text())) == set()
+def test_no_import_goes_upwards_and_no_modules_form_a_circle() -> None:
+    status, said = lint_imports(ROOT)
+    assert status == 0, said
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
@@ -77,20 +71,33 @@ def test_nothing_is_ever_unpickled(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("package", "source"),
+    ("files", "broken"),
     [
-        ("common", "import strategies"),
-        ("common", "from client_app.site import Site"),
-        ("strategies", "def f():\n    from server_app import run"),
-        ("client_app", "import os, strategies.merging as m"),
-        ("server_app", "from client_app import site"),
-        ("server_app", "if TYPE_CHECKING:\n    from cli.main import main"),
-        ("cli", "from tests.conftest import unet"),
-        ("common", "from ..strategies import merging"),
+        ({"common/a": "import strategies"}, "floors"),
+        ({"cardiac/c/a": "import client_app.b", "client_app/b": ""}, "floors"),
+        ({"strategies/a": "def f():\n    from server_app import run"}, "floors"),
+        ({"cardiac/a": "import strategies.merging", "strategies/merging": ""}, "floors"),
+        ({"client_app/a": "import os, strategies.b as m", "strategies/b": ""}, "does without"),
+        ({"server_app/a": "from client_app import b", "client_app/b": ""}, "floors"),
+        ({"results/a": "if TYPE_CHECKING:\n    from cli.b import main", "cli/b": ""}, "floors"),
+        ({"cli/a": "from tests.conftest import unet", "tests/conftest": ""}, "floors"),
+        ({"common/a": "import common.b", "common/b": "from common import a"}, "no circle"),
+        ({"results/c/a": "import results.d.b", "results/d/b": "import results.c.a"}, "no circle"),
     ],
 )
-def test_an_import_from_above_is_found(package: str, source: str) -> None:
-    assert len(wrong_imports(package, ast.parse(source))) == 1
+def test_an_import_from_above_and_a_circle_are_found(
+    tmp_path: Path, files: dict[str, str], broken: str
+) -> None:
+    folders = {*PACKAGES, "benchmarks", "tests", *(name.rpartition("/")[0] for name in files)}
+    modules = {f"{folder}/__init__": "" for folder in sorted(folders)}
+    for name, source in {**modules, **files}.items():
+        path = tmp_path / f"{name}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(source)
+    status, said = lint_imports(tmp_path)
+    assert status == 1, said
+    (line,) = (line for line in said.splitlines() if line.endswith("BROKEN"))
+    assert broken in line
 
 
 @pytest.mark.parametrize(
