@@ -44,12 +44,10 @@ def _site_result(row: RowResult, site: str) -> SiteResult:
     last = [means(finished.last_local(site))["mean"] for finished in runs]
     rates, removed = [], []
     for finished in runs:
-        entries = [] if finished.run is None else finished.run.rounds
-        rounds = [line["sites"].get(site, {}) for line in entries]
-        weights = [entry["weight"] for entry in rounds if "weight" in entry]
-        damped = [entry for entry in rounds if entry.get("weight", 1.0) < 1.0]
-        rated = weights and finished.job.config.method.rating != "none"
-        rates.append(len(damped) / len(weights) if rated else math.nan)
+        trainings = [] if finished.run is None else finished.run.trainings(site)
+        damped = [entry for entry in trainings if entry["weight"] < 1]
+        rated = trainings and finished.job.config.method.rating != "none"
+        rates.append(len(damped) / len(trainings) if rated else math.nan)
         removed += [entry["removed"] for entry in damped if "removed" in entry]
     dice = {column: Spread.of([found[column] for found in own]) for column in COLUMNS}
     return SiteResult(dice, Spread.of(last), mean(rates), mean(removed))
