@@ -44,8 +44,9 @@ from benchmarks.federation import (
 from benchmarks.namespaces import Counters, Link, NotPermittedError, namespace
 from benchmarks.processes import Processes, clean_up_when_told_to_end, free_ports, processes
 from benchmarks.relay import relay
-from benchmarks.shared import PAPER, mib, parser, publish
+from benchmarks.shared import PAPER, parser, publish
 from benchmarks.wire import RANKS, prepare
+from common.text import mib
 
 DEMO = "8,16,32,64,128,8"
 LINE = Link("rml-line", "10.79.0.1", "10.79.0.2")

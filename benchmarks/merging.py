@@ -23,12 +23,13 @@ from typing import Any
 
 import torch
 
-from benchmarks.shared import PAPER, mib, parser, publish
+from benchmarks.shared import PAPER, parser, publish
 from common import lora
 from common.adapter import Adapter, Factors
 from common.config import ModelConfig
 from common.folding import fold
 from common.model import build_unet
+from common.text import mib
 from strategies.merging import merge, residual, stack
 from strategies.weighting import product_norm, shares
 

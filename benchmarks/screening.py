@@ -10,9 +10,10 @@ large, so that the merge includes adapters that were scaled back and have a high
 import time
 
 from benchmarks.merging import _peak_resident, _resident, make_adapters
-from benchmarks.shared import PAPER, mib, parser, publish
+from benchmarks.shared import PAPER, parser, publish
 from common.adapter import Adapter, Factors
 from common.config import ScreeningConfig
+from common.text import mib
 from strategies.merging import merge
 from strategies.screening import screen
 

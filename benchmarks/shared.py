@@ -60,11 +60,6 @@ def machine() -> dict[str, str | int | float]:
     }
 
 
-def mib(n: float) -> str:
-    """Return bytes as MiB for people."""
-    return f"{n / 2**20:.2f} MiB"
-
-
 def _cpu() -> str:
     lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

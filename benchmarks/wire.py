@@ -38,10 +38,11 @@ import torch
 from benchmarks.federation import start_run, start_superlink, start_supernode
 from benchmarks.namespaces import WIRE, Counters, NotPermittedError, namespace
 from benchmarks.processes import Processes, clean_up_when_told_to_end, processes
-from benchmarks.shared import PAPER, mib, parser, publish
+from benchmarks.shared import PAPER, parser, publish
 from cardiac.phantom import write_mnms2
 from common.config import ModelConfig
 from common.model import build_unet, save_base
+from common.text import mib
 
 ROOT = Path(__file__).resolve().parents[1]
 VENDORS = {

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rich.table import Table
@@ -88,11 +88,7 @@ def to_json(summary: Summary) -> dict[str, Any]:
                 "run": run,
                 "kind": kind,
                 "direction": direction,
-                "messages": t.messages,
-                "refused": t.refused,
-                "arrays": t.arrays,
-                "payload_bytes": t.payload_bytes,
-                "message_bytes": t.message_bytes,
+                **asdict(t),
                 "names": sorted(t.names),
             }
             for (run, kind, direction), t in sorted(summary.traffic.items())

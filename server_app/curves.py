@@ -154,7 +154,7 @@ def plot_rounds(history: Sequence[Line], path: Path) -> None:
         PNG to write.
     """
     colors = colors_of(sites_of(history))
-    with styled(), replace_file(path) as temporary:
+    with styled():
         figure = Figure(figsize=(9, 8), layout="constrained")
         panels = figure.subplots(3, 1, sharex=True, gridspec_kw={"height_ratios": (3, 1.4, 1.4)})
         paint_validation(panels[0], history, colors)
@@ -163,4 +163,10 @@ def plot_rounds(history: Sequence[Line], path: Path) -> None:
         whole_rounds(panels[2])
         panels[2].set_xlabel("server round (0: base model)")
         figure.legend(loc="outside right upper")
+    save(figure, path)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG."""
+    with styled(), replace_file(path) as temporary:
         figure.savefig(temporary, format="png", dpi=DPI)

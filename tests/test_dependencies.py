@@ -46,7 +46,8 @@ def declared(*extras: str) -> set[str]:
     lines = [*project["dependencies"]]
     for extra in extras:
         lines += project["optional-dependencies"][extra]
-    return {canonicalize_name(Requirement(line).name) for line in lines} - {"rate-my-lora"}
+    names = {str(canonicalize_name(Requirement(line).name)) for line in lines}
+    return names - {"rate-my-lora"}
 
 
 @pytest.mark.parametrize(

@@ -4,30 +4,18 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from common.files import replace_file
 from results.compare.plan import BASE
 from results.compare.row_results import RowResult
 from results.compare.run_scores import Finished
 from results.run_reader import mean
-from server_app.curves import (
-    BASE_COLOR,
-    COLORS,
-    DASHES,
-    DOWN_COLOR,
-    DPI,
-    UP_COLOR,
-    label,
-    plot,
-    styled,
-    whole_rounds,
-)
+from server_app import curves
+from server_app.curves import label, plot, styled, whole_rounds
 
 COLUMNS = 4
 """Matrices side by side."""
@@ -49,11 +37,11 @@ class Looks:
 
     def color(self, row: str) -> str:
         """Return the row's colour; grey for the base model."""
-        return BASE_COLOR if row == BASE else COLORS[self.rows.index(row) % len(COLORS)]
+        return curves.BASE_COLOR if row == BASE else curves.colors_of(self.rows)[row]
 
     def turn(self, row: str) -> int:
         """Return how often the colours were used up before the row."""
-        return 0 if row == BASE else self.rows.index(row) // len(COLORS)
+        return 0 if row == BASE else self.rows.index(row) // len(curves.COLORS)
 
 
 Draw = Callable[[Sequence[RowResult], Looks], Figure]
@@ -73,12 +61,6 @@ def draw_all(rows: Sequence[RowResult]) -> dict[str, Figure]:
     }
     with styled():
         return {name: draw(chosen, looks) for name, (draw, chosen) in drawings.items() if chosen}
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG."""
-    with styled(), replace_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=DPI)
 
 
 def in_client(rows: Sequence[RowResult], looks: Looks) -> Figure:
@@ -121,7 +103,7 @@ def validation(rows: Sequence[RowResult], looks: Looks) -> Figure:
     figure = Figure(figsize=(8, 4.8), layout="constrained")
     axes = figure.subplots()
     for row in rows:
-        dashes = DASHES[looks.turn(row.row) % len(DASHES)]
+        dashes = curves.DASHES[looks.turn(row.row) % len(curves.DASHES)]
         look = {"color": looks.color(row.row), "ls": dashes, "label": label(row.row, NAME_LENGTH)}
         plot(axes, _curve(row), marker="o", ms=3, **look)
     whole_rounds(axes)
@@ -135,8 +117,8 @@ def bytes_a_round(rows: Sequence[RowResult], _: Looks) -> Figure:
     figure, axes = _rows_figure(rows)
     places = np.arange(len(rows))
     for shift, color, text, values in (
-        (-0.19, UP_COLOR, "from the sites", [row.up for row in rows]),
-        (0.19, DOWN_COLOR, "to the sites", [row.down for row in rows]),
+        (-0.19, curves.UP_COLOR, "from the sites", [row.up for row in rows]),
+        (0.19, curves.DOWN_COLOR, "to the sites", [row.down for row in rows]),
     ):
         mib = [value / 2**20 for value in values]
         axes.barh(places + shift, mib, height=0.36, color=color, label=text)
@@ -202,9 +184,9 @@ def _matrix(runs: Sequence[Finished]) -> tuple[list[str], list[str], list[list[f
 
 def _curve(row: RowResult) -> list[tuple[int, float]]:
     """Return the validation over the rounds that every finished seed has."""
-    curves = [dict(run.validation()) for run in row.finished.values()]
-    rounds = set.intersection(*map(set, curves)) if curves else set()
-    return [(t, mean(curve[t] for curve in curves)) for t in sorted(rounds)]
+    seeds = [dict(run.validation()) for run in row.finished.values()]
+    rounds = set.intersection(*map(set, seeds)) if seeds else set()
+    return [(t, mean(seed[t] for seed in seeds)) for t in sorted(rounds)]
 
 
 def _rows_figure(rows: Sequence[RowResult]) -> tuple[Figure, Axes]:

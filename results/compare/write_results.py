@@ -15,7 +15,8 @@ from results.compare.folder import JobFolder, file_name
 from results.compare.plan import Plan, place
 from results.compare.result_tables import markdown, save_csv
 from results.compare.row_results import RowResult, collect
-from results.compare.setting_figures import draw_all, save
+from results.compare.setting_figures import draw_all
+from server_app.curves import save
 
 
 def write_results(plan: Plan, folders: Sequence[JobFolder], out: Path, console: Console) -> bool:

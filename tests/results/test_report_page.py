@@ -221,6 +221,21 @@ BROKEN: dict[str, tuple[str, Spoil, str]] = {
     "half a line": ("history.jsonl", lambda p: p.write_text('{"round": 1\n'), "not a line of JSON"),
     "another line": ("history.jsonl", lambda p: p.write_text("[]\n"), "no 'round' or 'sites'"),
     "half a summary": ("summary.json", lambda p: p.write_text("{"), "not JSON"),
+    "text for Dice": (
+        "history.jsonl",
+        lambda p: p.write_text('{"round": 0, "sites": {"GE": {"validation": "0.5"}}}\n'),
+        "a line is not a round's",
+    ),
+    "a refusal without a reason": (
+        "history.jsonl",
+        lambda p: p.write_text('{"round": 0, "sites": {}, "refused": [{"site": "GE"}]}\n'),
+        "a line is not a round's",
+    ),
+    "text for a test score": (
+        "summary.json",
+        lambda p: p.write_text('{"sites": {"GE": {"test": {"dice": {"LV": "high"}}}}}'),
+        "something else than test scores",
+    ),
     "another summary": ("summary.json", lambda p: p.write_text("[]"), "has no 'sites'"),
 }
 

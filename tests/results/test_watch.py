@@ -163,7 +163,9 @@ def test_a_history_of_another_kind_is_named_and_the_status_shown(tmp_path: Path)
         assert "round 3/4 · train" in text
         assert "history.jsonl: a line is not a round's" in text
     (tmp_path / "history.jsonl").write_bytes(b"\xff\n")
-    assert take_snapshot(tmp_path).history == []
+    unreadable = take_snapshot(tmp_path)
+    assert unreadable.history == []
+    assert unreadable.damage.startswith(f"{tmp_path}/history.jsonl: not a line of JSON")
 
 
 def test_a_terminal_gets_a_live_table(tmp_path: Path) -> None:
