@@ -12,7 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from cardiac.inspection.findings import Finding, told
+from cardiac.faults import Fault, told
 from cardiac.inspection.inspect import Inspection, inspect_folder
 from cardiac.inspection.sheet import write_sheets
 from cardiac.inspection.summary import Range, ScannerRow
@@ -101,7 +101,7 @@ def plain_table(title: str) -> Table:
     )
 
 
-def findings_table(findings: Sequence[Finding]) -> Table:
+def findings_table(findings: Sequence[Fault]) -> Table:
     """Return findings as a table for people, the worst first and of each code only some."""
     table = plain_table("Findings")
     for name in ("", "code", "case"):

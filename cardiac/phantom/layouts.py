@@ -7,7 +7,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from cardiac.phantom.study import Frame, Study, examine
+from cardiac.phantom.examination import Examination, Frame, examine
 from common.labels import LV, MYO, RV
 from common.seeding import derive_seed
 
@@ -16,7 +16,7 @@ _MNMS2_VALUES = {LV: 1, MYO: 2, RV: 3}
 _COLUMNS = ("SUBJECT_CODE", "DISEASE", "VENDOR", "SCANNER", "FIELD")
 
 
-def write_acdc_patient(acdc: Path, study: Study) -> None:
+def write_acdc_patient(acdc: Path, study: Examination) -> None:
     """Write ``training/patientNNN`` with both frames, their labels and ``Info.cfg``."""
     about = np.random.default_rng(derive_seed(study.seed, "about"))
     name = f"patient{study.patient:03d}"
@@ -38,7 +38,7 @@ def write_acdc_patient(acdc: Path, study: Study) -> None:
         _write_frame(folder / f"{name}_frame{frames[phase]:02d}", frame, _ACDC_VALUES)
 
 
-def write_mnms2_patient(mnms2: Path, study: Study) -> None:
+def write_mnms2_patient(mnms2: Path, study: Examination) -> None:
     """Write ``dataset/NNN`` with both frames and their labels."""
     name = f"{study.patient:03d}"
     folder = mnms2 / "dataset" / name
@@ -47,7 +47,7 @@ def write_mnms2_patient(mnms2: Path, study: Study) -> None:
         _write_frame(folder / f"{name}_SA_{phase}", frame, _MNMS2_VALUES)
 
 
-def write_mnms2_table(mnms2: Path, studies: Iterable[Study]) -> None:
+def write_mnms2_table(mnms2: Path, studies: Iterable[Examination]) -> None:
     """Write ``dataset_information.csv``."""
     with (mnms2 / "dataset_information.csv").open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, lineterminator="\n")

@@ -6,10 +6,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from cardiac.datasets import site_name
+from cardiac.phantom.examination import Examination
 from cardiac.phantom.heart import DISEASES
 from cardiac.phantom.layouts import write_acdc_patient, write_mnms2_patient, write_mnms2_table
 from cardiac.phantom.scanner import SOURCE, VENDORS, blend
-from cardiac.phantom.study import Study
 from common.errors import UserError
 from common.seeding import derive_seed
 
@@ -117,12 +117,12 @@ def write_mnms2(
     _write(out, {"mnms2": _plan_mnms2(seed, patients, heterogeneity, diseases)}, progress)
 
 
-def _plan_acdc(seed: int, patients: int, diseases: Sequence[str] | None) -> list[Study]:
+def _plan_acdc(seed: int, patients: int, diseases: Sequence[str] | None) -> list[Examination]:
     _check_count("seed", seed, 0)
     _check_count("ACDC patients", patients, 1, MOST_ACDC)
     diseases = _checked_diseases(ACDC_DISEASES if diseases is None else diseases)
     return [
-        Study(
+        Examination(
             patient=index + 1,
             disease=diseases[index % len(diseases)],
             scanner=SOURCE,
@@ -137,7 +137,7 @@ def _plan_mnms2(
     patients: Mapping[str, int] | None,
     heterogeneity: float,
     diseases: Mapping[str, Sequence[str]] | None,
-) -> list[Study]:
+) -> list[Examination]:
     patients = PATIENTS if patients is None else patients
     diseases = diseases or {}
     _check_count("seed", seed, 0)
@@ -156,7 +156,7 @@ def _plan_mnms2(
     for position, (vendor, scanner) in enumerate(VENDORS.items()):
         have = _checked_diseases(diseases.get(vendor, MNMS2_DISEASES))
         studies += [
-            Study(
+            Examination(
                 patient=position * MOST_PER_VENDOR + index + 1,
                 disease=have[index % len(have)],
                 scanner=blend(scanner, heterogeneity),
@@ -202,7 +202,9 @@ def _checked_diseases(diseases: Sequence[str]) -> Sequence[str]:
     return diseases
 
 
-def _write(out: Path, layouts: Mapping[str, Sequence[Study]], progress: Progress | None) -> None:
+def _write(
+    out: Path, layouts: Mapping[str, Sequence[Examination]], progress: Progress | None
+) -> None:
     """Write the named layouts into ``out``, each whole or not at all; all at once if it is new."""
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: is a file, expected a folder")

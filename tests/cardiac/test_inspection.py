@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from scipy.ndimage import binary_dilation, binary_erosion
 
-from cardiac.inspection.findings import CODES
+from cardiac.datasets.mnms2 import INDEX as MNMS_INDEX
+from cardiac.faults import CODES
 from cardiac.inspection.inspect import Inspection, inspect_folder
-from cardiac.inspection.listing import MNMS_INDEX
 from cardiac.phantom import write_phantom
 from cardiac.phantom.writer import MOST_PER_VENDOR
 from cardiac.splits import split_patients

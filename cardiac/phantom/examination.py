@@ -17,7 +17,7 @@ SLICES = 7, 12
 
 
 @dataclass(frozen=True)
-class Study:
+class Examination:
     """What a patient's examination depends on, and nothing else does."""
 
     patient: int
@@ -37,7 +37,7 @@ class Frame:
     affine: npt.NDArray[np.float64]
 
 
-def examine(study: Study) -> dict[str, Frame]:
+def examine(study: Examination) -> dict[str, Frame]:
     """Return the patient's frames by name, ``ED`` and ``ES``, on one grid.
 
     The anatomy depends on the study's seed and disease, not on the scanner.
