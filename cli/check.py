@@ -16,6 +16,7 @@ from cardiac.faults import Fault, told
 from cardiac.inspection.inspect import Inspection, inspect_folder
 from cardiac.inspection.sheet import write_sheets
 from cardiac.inspection.summary import Range, ScannerRow
+from cli.options import LAYOUTS
 from common.console import console
 from common.files import finite, write_text
 from common.progress import progress
@@ -27,12 +28,14 @@ STYLES = {"error": "bold red", "warning": "yellow", "info": "cyan"}
 
 
 def check(
-    data: Annotated[Path, typer.Argument(metavar="DIR", help="Folder in ACDC or M&Ms-2 layout.")],
+    data: Annotated[Path, typer.Argument(metavar="DIR", help=LAYOUTS)],
     affine_axes: Annotated[
-        Literal["LPS", "RAS"], typer.Option(help="What the affines hold; dcm2niix writes RAS.")
+        Literal["LPS", "RAS"],
+        typer.Option(help="What the affines hold, unless dataset.toml says it."),
     ] = "LPS",
     split_by: Annotated[
-        str | None, typer.Option(help="Column whose values are the sites.", show_default="VENDOR")
+        str | None,
+        typer.Option(help="Column whose values are the sites.", show_default="VENDOR or site"),
     ] = None,
     split_seed: Annotated[int, typer.Option(min=0, help="The run's split-seed.")] = 0,
     json_out: Annotated[

@@ -21,7 +21,7 @@ from cardiac.datasets.described import is_described, is_nnunet, read_described
 from cardiac.datasets.mnms import indices, read_mnms
 from cardiac.datasets.mnms2 import is_mnms2, read_mnms2
 from cardiac.datasets.sites import VENDOR_NAMES, group_by_site, site_name
-from cardiac.faults import Fault, FaultError, raise_first
+from cardiac.faults import NAMED, Fault, FaultError, raise_first
 from common.errors import UserError
 
 __all__ = [
@@ -79,8 +79,9 @@ def list_cases(data_dir: Path, axes: str = "LPS") -> Listing:
                 )
     except FaultError as error:  # beyond it there is nothing to list
         faults.append(error.fault)
-    if not (cases or faults):
-        raise UserError(f"{data_dir}: holds no patient")
+    if not cases and all(fault.severity != "error" for fault in faults):
+        why = "".join(f"; {fault.message}" for fault in faults[:NAMED])
+        raise UserError(f"{data_dir}: holds no patient{why}")
     listed = [cases[key] for key in sorted(cases)]
     if read is not read_described:
         listed = [replace(case, axes=axes) for case in listed]

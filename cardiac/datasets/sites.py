@@ -64,7 +64,7 @@ def site_faults(cases: Sequence[Case], column: str, data_dir: Path) -> Iterator[
         sites.setdefault(case.patient, set()).add(site_of(case, column))
     everyone = not patients
     for patient, known in sorted(without.items())[: 1 if everyone else None]:
-        text = f"no column {column!r} to split by; found {known}; --split-by names another"
+        text = f"no column {column!r} to split by; found {known}; split-by can name another"
         yield Fault("column-missing", text, "" if everyone else patient, data_dir)
     for patient, names in sorted(sites.items()):
         if len(names) > 1:

@@ -152,10 +152,10 @@ def _plan_mnms2(
         _check_count(f"patients of {vendor}", count, 0, MOST_PER_VENDOR)
     if not sum(patients.values()):
         raise UserError("patients: found none, expected at least one of some vendor")
-    studies = []
+    examinations = []
     for position, (vendor, scanner) in enumerate(VENDORS.items()):
         have = _checked_diseases(diseases.get(vendor, MNMS2_DISEASES))
-        studies += [
+        examinations += [
             Examination(
                 patient=position * MOST_PER_VENDOR + index + 1,
                 disease=have[index % len(have)],
@@ -164,7 +164,7 @@ def _plan_mnms2(
             )
             for index in range(patients.get(vendor, 0))
         ]
-    return studies
+    return examinations
 
 
 def _at(
@@ -219,16 +219,16 @@ def _write(
     done, total = 0, sum(map(len, layouts.values()))
     with TemporaryDirectory(dir=home, prefix=".phantom-") as unfinished:
         made = Path(unfinished, out.name)
-        for name, studies in layouts.items():
+        for name, examinations in layouts.items():
             folder = made / name
             folder.mkdir(parents=True)
-            for study in studies:
-                (write_acdc_patient if name == "acdc" else write_mnms2_patient)(folder, study)
+            for examination in examinations:
+                (write_acdc_patient if name == "acdc" else write_mnms2_patient)(folder, examination)
                 done += 1
                 if progress:
                     progress(done, total)
             if name == "mnms2":
-                write_mnms2_table(folder, studies)
+                write_mnms2_table(folder, examinations)
         if is_new:
             made.rename(out)
         else:

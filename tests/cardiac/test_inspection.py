@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import binary_dilation, binary_erosion
 
+from cardiac.datasets import read_cases
 from cardiac.datasets.mnms2 import INDEX as MNMS_INDEX
 from cardiac.faults import CODES
 from cardiac.inspection.inspect import Inspection, inspect_folder
@@ -464,6 +465,13 @@ def test_what_is_no_data_folder_is_a_line_for_people(
             (folder / MNMS_INDEX).write_text("SUBJECT_CODE,VENDOR\n")
     with pytest.raises(UserError, match=message):
         inspect_folder(folder)
+
+
+def test_a_folder_whose_index_lists_nobody_is_refused_by_check_and_training(mnms2: Path) -> None:
+    table(mnms2, lambda rows: rows.__delitem__(slice(1, None)))
+    for read in (inspect_folder, read_cases):
+        with pytest.raises(UserError, match=f"holds no patient; no row for .*dataset/{FIRST}"):
+            read(mnms2)
 
 
 def test_every_code_is_planted_somewhere() -> None:
