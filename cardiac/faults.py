@@ -138,7 +138,7 @@ class FaultError(UserError):
 
     def __init__(self, fault: Fault) -> None:
         text = f"{fault.path}: {fault.message}" if fault.path else fault.message
-        super().__init__(text if fault.case in text else f"{text} ({fault.case})")
+        super().__init__(text if fault.case in text else f"{text} (patient {fault.case})")
         self.fault = fault
 
 
