@@ -2,18 +2,18 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
-# Processes that share the tests; each also starts some of its own
+# Number of processes that share the tests; each also starts some of its own.
 WORKERS ?= 2
-# Ray warns of what does not concern a run on one machine.
+# Ray warns about things that do not matter on one machine.
 export RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO ?= 0
 export RAY_BACKEND_LOG_LEVEL ?= fatal
 
-.PHONY: help install demo test lint types unit format bench clean
+.PHONY: help install demo test lint types unit format clean
 
-help:  ## Show the targets
+help:  ## Show these targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
-install: $(VENV)/.installed  ## Make .venv and install everything
+install: $(VENV)/.installed  ## Make .venv and install everything into it
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -21,10 +21,10 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	touch $@
 
-demo: install  ## Run the federation on a phantom: three sites, a few minutes
+demo: install  ## Run a federation of three phantom hospitals: a few minutes
 	$(BIN)/flower-simulation --app . --num-supernodes 3
 
-test: install lint types unit  ## Lint, types and tests
+test: install lint types unit  ## Run lint, type checks and tests
 
 lint: install
 	$(BIN)/ruff check .
@@ -36,9 +36,9 @@ types: install
 unit: install
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-format: install  ## Format and fix what can be fixed
+format: install  ## Format the code and fix what ruff can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-clean:  ## Remove what was made, not the environment
+clean:  ## Remove runs and caches, but keep .venv
 	rm -rf runs .mypy_cache .ruff_cache .pytest_cache

@@ -1,1 +1,1 @@
-"""Measurements behind the claims in docs/benchmarks.md; each script says what it measures."""
+"""Scripts that measure what docs/benchmarks.md and docs/reliability.md claim."""

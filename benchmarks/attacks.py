@@ -1,6 +1,6 @@
-"""The shipped ClientApp with one bad site, for :mod:`benchmarks.robustness`; nothing else uses it.
+"""The shipped ClientApp with one bad site; only :mod:`benchmarks.robustness` uses it.
 
-Which site and what it does come from the environment: ``ATTACK`` and ``ATTACK_PARTITION``.
+The environment variable ``ATTACK_PARTITION`` names the bad site, ``ATTACK`` what it does.
 """
 
 import os
@@ -14,13 +14,13 @@ from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
 from client_app import app as shipped
-from common import records
+from common import messages, records
 
 Values = NDArray[np.float32]
 Poison = Callable[[str, Values, Values, np.random.Generator], Values]
-"""From a factor's name, what was sent, what training made of it and a generator, what goes out."""
+"""Maps a factor's name, the values received, the trained values and a generator to values sent."""
 Lie = Callable[[int, float, random.Random], float]
-"""From the round, the true Dice and a generator, what is reported."""
+"""Maps the round, the true Dice and a generator to the Dice that the site reports."""
 
 
 def _noise(_name: str, _start: Values, own: Values, generator: np.random.Generator) -> Values:
@@ -48,22 +48,22 @@ LIES: dict[str, Lie] = {
 def misbehave(
     message: Message, context: Context, call_next: Callable[[Message, Context], Message]
 ) -> Message:
-    """Answer as the shipped app does, and spoil the answer of the bad site."""
+    """Answer as the shipped app does, and falsify the answer of the bad site."""
     attack = os.environ.get("ATTACK", "")
     bad = str(context.node_config.get("partition-id")) == os.environ.get("ATTACK_PARTITION")
-    start = message.content.get(records.ADAPTER)
-    config = message.content[records.CONFIG]
+    start = message.content.get(messages.ADAPTER)
+    config = message.content[messages.CONFIG]
     assert isinstance(config, ConfigRecord)
     server_round = int(str(config.get("server-round", 0)))
     kind = message.metadata.message_type
     reply = call_next(message, context)
-    if bad and kind == records.TRAIN and attack in POISONS:
-        own = reply.content[records.ADAPTER]
+    if bad and kind == messages.TRAIN and attack in POISONS:
+        own = reply.content[messages.ADAPTER]
         assert isinstance(start, ArrayRecord)
         assert isinstance(own, ArrayRecord)
-        reply.content[records.ADAPTER] = poisoned(attack, start, own, server_round)
-    if bad and kind == records.VALIDATE and attack in LIES:
-        metrics = reply.content[records.METRICS]
+        reply.content[messages.ADAPTER] = poisoned(attack, start, own, server_round)
+    if bad and kind == messages.VALIDATE and attack in LIES:
+        metrics = reply.content[messages.METRICS]
         assert isinstance(metrics, MetricRecord)
         generator = random.Random(server_round)  # noqa: S311
         metrics["dice"] = LIES[attack](server_round, float(str(metrics["dice"])), generator)

@@ -1,7 +1,7 @@
-"""A federation of local processes over gRPC, with TLS and site keys where they are asked for.
+"""A federation of local processes over gRPC, with TLS and site keys on demand.
 
-:mod:`benchmarks.processes` sees to their end, :mod:`benchmarks.namespaces` puts some of them behind
-a network interface of their own.
+:mod:`benchmarks.processes` ends the processes; :mod:`benchmarks.namespaces` gives some of them a
+network interface of their own.
 """
 
 import socket
@@ -94,7 +94,7 @@ def start_superlink(
 
 
 def _listens(process: subprocess.Popen[bytes], address: tuple[str, int]) -> bool:
-    """Wait until a process accepts connections at an address; False if it ends or never does."""
+    """Wait until a process accepts connections; return False if it ends or never does."""
 
     def accepts() -> bool:
         with suppress(OSError), socket.create_connection(address, timeout=1):
@@ -105,7 +105,7 @@ def _listens(process: subprocess.Popen[bytes], address: tuple[str, int]) -> bool
 
 
 def _within(process: subprocess.Popen[bytes], until: Callable[[], bool]) -> bool:
-    """Wait for something; False if the process ends before or it takes too long."""
+    """Wait until a condition holds; return False if the process ends first or it takes too long."""
     deadline = time.monotonic() + START_S
     while process.poll() is None and time.monotonic() < deadline:
         if until():
@@ -116,7 +116,7 @@ def _within(process: subprocess.Popen[bytes], until: Callable[[], bool]) -> bool
 
 @contextmanager
 def control_api(port: int, tls: Tls) -> Iterator[ControlStub]:
-    """Yield what ``flwr`` talks to at a SuperLink."""
+    """Yield a stub of the SuperLink's control API, which the ``flwr`` command uses."""
     trust = grpc.ssl_channel_credentials(tls.root.read_bytes())
     with grpc.secure_channel(f"{LOOPBACK}:{port}", trust) as channel:
         yield ControlStub(channel)

@@ -1,19 +1,21 @@
-"""What a slow line costs a hospital: 4 Mbit/s and 100 ms, over TLS.
+"""Measures what a slow line costs a hospital: 4 Mbit/s and 100 ms, over TLS.
 
-Three hospitals join a SuperLink on this machine, one of them from a network namespace whose veth
-pair passes 4 Mbit/s each way (``tc tbf``), through a relay that holds every byte back for half of
-the round-trip time, as not every kernel has ``netem``. TLS, keys, gRPC and SuperNode are real.
+Three hospitals join a SuperLink on this machine. One of them is in a network namespace whose veth
+pair passes 4 Mbit/s each way (``tc tbf``). It connects through a relay that delays every byte by
+half of the round-trip time, as not every kernel has ``netem``. TLS, keys, gRPC and SuperNode are
+real.
 
-*Rounds*: a run of the demo's size, with the bytes that crossed the interface against the payload.
-*Transfers*: one round of the paper's network in which the site trains at rank 16, 32 and 264; at
-264 an adapter has as many bytes as the network's full weights. A way down lasts from the
-SuperNode's "Receiving" to its "Received successfully", a way up from "Sending" to "Sent
-successfully"; each message is the round's training message or its answer.
+*Rounds* is a run of the demo's size; it compares the bytes that crossed the interface with the
+payload. *Transfers* is one round of the paper's network in which the site trains at rank 16, 32 and
+264; at 264 an adapter has as many bytes as the network's full weights. It times the training
+message from the SuperNode's "Receiving" to its "Received successfully", and the reply from
+"Sending" to "Sent successfully".
 
-*Wire* is all bytes that crossed the interface in a round, polling and heartbeats too; *stream* is
-without the 66 bytes of Ethernet, IP and TCP headers a packet: what TLS hands to TCP.
+*Wire* counts all bytes that crossed the interface in a round, including polling and heartbeats.
+*Stream* leaves out the 66 bytes of Ethernet, IP and TCP headers of each packet: it is what TLS
+hands to TCP.
 
-Needs root and ``ip``.
+The script needs root and ``ip``.
 
     python -m benchmarks.link                     # about ten minutes, most of it waiting
     python -m benchmarks.link --ranks 16

@@ -1,10 +1,10 @@
-"""Computing time and peak memory of merging the adapters of many sites, by every kind of merge.
+"""Measures the computing time and peak memory of merging many sites' adapters, for every merge.
 
-Every figure comes from a process of its own, which makes random adapters of the given network for
-N sites with mixed ranks, merges them ``--repeat`` times and reports the median CPU time and how
-much the merges raised the process' resident memory at its highest. The adapters themselves, which
-the server holds anyway, are counted apart. ``norm`` is ``pad`` with shares by the norms of the
-products; ``fold`` and ``residual`` end with the dense weight changes that go into the base.
+Each figure comes from a process of its own. The process makes random adapters of the given network
+for N sites with mixed ranks and merges them ``--repeat`` times. It reports the median CPU time, and
+by how much the merges raised the peak of its resident memory. The adapters themselves, which the
+server holds anyway, are counted separately. ``norm`` is ``pad`` with shares by the norms of the
+products; ``fold`` and ``residual`` include adding the dense weight changes to the base.
 
     python -m benchmarks.merging
     python -m benchmarks.merging --sites 300 --merge svd
@@ -37,7 +37,7 @@ MERGES = ("svd", "pad", "norm", "fold", "residual")
 
 
 def make_adapters(features: str, ranks: list[int], sites: int) -> dict[str, Adapter]:
-    """Return a random adapter a site; ranks are dealt out in turn."""
+    """Return one random adapter for each site; the sites take the ranks in turn."""
     with torch.device("meta"):
         shapes = lora.layer_shapes(build_unet(ModelConfig(features=features).channels()))
     generator = torch.Generator().manual_seed(0)
@@ -56,7 +56,7 @@ def make_adapters(features: str, ranks: list[int], sites: int) -> dict[str, Adap
 
 
 def run_merge(adapters: Mapping[str, Adapter], how: str) -> int:
-    """Do what the server does once a round; return the rank of the merge or of what is folded."""
+    """Merge as the server does once a round; return the rank of the merge or of what is folded."""
     examples = dict.fromkeys(adapters, 1)
     if how == "norm":
         norms = {site: product_norm(adapter) for site, adapter in adapters.items()}
@@ -94,7 +94,7 @@ def measure(args: argparse.Namespace, how: str, sites: int) -> dict[str, Any]:
 
 
 def _resident() -> int:
-    """Reset the process' memory peak and return what is resident now, in bytes."""
+    """Reset the peak of the process' memory and return its resident memory in bytes."""
     Path("/proc/self/clear_refs").write_text("5")
     return _status("VmRSS")
 
@@ -112,7 +112,7 @@ def _status(key: str) -> int:
 
 
 def measure_apart(argv: list[str], how: str, sites: int) -> dict[str, Any]:
-    """Measure in a fresh process, whose memory is nobody else's."""
+    """Measure in a new process, so that only the merge uses its memory."""
     own = ["--one", how, str(sites)]
     command = [sys.executable, "-m", "benchmarks.merging", *argv, *own]
     done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)

@@ -1,10 +1,10 @@
-"""Sites behind a network interface of their own: a namespace, a veth pair, a shaped or cut link.
+"""Network interfaces for single sites: a namespace and a veth pair, which can be slowed or cut.
 
     host                                     namespace NAME
     SuperLink ── host address  NAME ════ veth pair ════ eth0  site address ── SuperNode
 
-Whatever ends the block, namespace and interfaces are gone after it. Needs root (or CAP_NET_ADMIN
-and CAP_SYS_ADMIN) and ``ip``; shaping needs ``tc``.
+Namespace and interfaces are removed whatever ends the block. All of it needs root (or
+CAP_NET_ADMIN and CAP_SYS_ADMIN) and ``ip``; limiting the rate needs ``tc``.
 """
 
 import shutil
@@ -25,7 +25,7 @@ class NotPermittedError(Exception):
 
 @dataclass(frozen=True)
 class Counters:
-    """What has crossed an interface so far, seen from the site."""
+    """Bytes and packets that have crossed an interface so far; "up" is away from the site."""
 
     bytes_up: int
     bytes_down: int
@@ -58,7 +58,7 @@ class Link:
     Attributes
     ----------
     name
-        Of the namespace, and of the veth end on the host.
+        Name of the namespace, and of the veth end on the host.
     host, site
         Addresses of the two ends.
     """
@@ -68,13 +68,13 @@ class Link:
     site: str = "10.77.0.2"
 
     def counters(self) -> Counters:
-        """Read the counters of the host's end: what it receives, the site sent."""
+        """Read the counters of the host's end, which receives what the site sends."""
         folder = Path("/sys/class/net", self.name, "statistics")
         kinds = ("rx_bytes", "tx_bytes", "rx_packets", "tx_packets")
         return Counters(*(int((folder / kind).read_text()) for kind in kinds))
 
     def cut(self) -> None:
-        """Lose every packet from now on, as with a cable that was pulled."""
+        """Drop every packet from now on, as if the cable were pulled."""
         _run("ip", "link", "set", "dev", self.name, "down")
 
     def restore(self) -> None:
@@ -82,7 +82,7 @@ class Link:
         _run("ip", "link", "set", "dev", self.name, "up")
 
     def shape(self, mbit_up: float, mbit_down: float) -> None:
-        """Let no more than this pass in a second, in megabits."""
+        """Limit the rate of each direction, in megabits a second."""
         inside = ["-n", self.name]
         for where, device, rate in ((inside, "eth0", mbit_up), ([], self.name, mbit_down)):
             bucket = ("rate", f"{rate:g}mbit", "burst", "8kb", "latency", "2s")
@@ -94,12 +94,12 @@ WIRE = Link()
 
 @contextmanager
 def namespace(link: Link = WIRE, *, frames: bool = False) -> Iterator[Link]:
-    """Make a namespace with its veth pair, and remove both.
+    """Make a namespace with its veth pair; remove both at the end of the block.
 
     Parameters
     ----------
     link
-        Its name and addresses.
+        Name and addresses of the link.
     frames
         Cut packets to what fits an Ethernet frame, as a network card does. Left to itself the
         kernel hands up to 64 KiB over a veth pair as one packet with one set of headers.

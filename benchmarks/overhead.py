@@ -1,20 +1,20 @@
-"""How much of a run's time goes into anything but computing at the sites.
+"""Measures how much of a run's time goes into anything but computing at the sites.
 
-Reads ``history.jsonl`` of a finished run. The server times a round in phases that follow each
-other: ``train`` and ``validate``, from sending to the last answer, and ``merge`` and ``re-merge``,
-its own computing. Of a site's computing it knows ``train_s``, which starts when the site has its
-data and ends when the adapter is ready to send.
+The script reads ``history.jsonl`` of a finished run. The server times the phases of a round, which
+follow each other: ``train`` and ``validate`` last from sending to the last reply; ``merge`` and
+``re-merge`` are the server's own computing. Each site reports ``train_s``, the seconds from having
+its data to having the adapter ready to send.
 
-Outside of site computing are, for certain, ``merge`` and ``re-merge``; and of ``train`` the time in
-which no site trains. That is measured where sites train one at a time (``--at-once 1``, as in a
-simulation on one worker): train − Σ train_s. Otherwise it lies between two bounds, because nobody
+The time outside of site computing is ``merge``, ``re-merge``, and the part of ``train`` in which
+no site trains. Where sites train one at a time (``--at-once 1``, as in a simulation on one
+worker), this part is train − Σ train_s. Otherwise it lies between two bounds, because nobody
 records when a site started:
 
     most    train − max(longest train_s, Σ train_s / at-once)    sites overlap as well as they can
     least   train − min(train, Σ train_s)                        they overlap as little as they can
 
-The claim is made of ``most``, which can only be unfavourable. Two things are left out, and named
-with the result: ``validate`` counts as site computing to its full length unless the sites report
+The claim uses ``most``, the less favourable bound. The script leaves out two things and says so
+with the result: all of ``validate`` counts as site computing unless the sites report
 ``validate_s``; and what the server does between rounds (checkpoint, plot) is in no phase.
 
     python -m benchmarks.overhead runs/latest
@@ -54,7 +54,7 @@ def idle_bounds(wall_s: float, busy_s: Sequence[float], at_once: int) -> tuple[f
 
 
 def round_overhead(line: Mapping[str, Any], at_once: int) -> dict[str, float]:
-    """Return a round's wall time and what of it is outside of site computing, in seconds."""
+    """Return a round's wall time, and its part outside of site computing, in seconds."""
     seconds, sites = line["seconds"], line["sites"].values()
     server = sum(seconds.get(phase, 0.0) for phase in SERVER_PHASES)
     least = most = server

@@ -1,4 +1,4 @@
-"""Processes that end with the block that started them, whatever ends it."""
+"""Processes that end with the block that started them, whatever ends the block."""
 
 import os
 import signal
@@ -71,7 +71,7 @@ class Processes:
         _signal_group(self.running[name].pid, number)
 
     def kill(self, name: str) -> None:
-        """End a process and all that it started without a word."""
+        """Kill a process and all that it started."""
         self.signal(name, signal.SIGKILL)
         self.running.pop(name).wait()
 
@@ -80,7 +80,7 @@ class Processes:
         return [name for name, process in self.running.items() if process.poll() is not None]
 
     def stop(self) -> None:
-        """End every group, first asking, then not; those started last go first."""
+        """End every group, the last started first: first with a signal to stop, then by force."""
         for process in reversed(self.running.values()):
             _signal_group(process.pid, signal.SIGTERM)
             _signal_group(process.pid, signal.SIGCONT)
@@ -108,7 +108,7 @@ def processes(folder: Path) -> Iterator[Processes]:
 
 
 def clean_up_when_told_to_end() -> None:
-    """Let SIGTERM and SIGHUP end this script by an exception, so that every block is left."""
+    """Let SIGTERM and SIGHUP raise an exception, so that every block cleans up."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)
 
@@ -118,11 +118,11 @@ def _leave(number: int, _: FrameType | None) -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports that nothing listens on now, and that are given to nobody else.
+    """Return ports that nothing listens on and that no other call of this function returns.
 
-    A port is bound seconds after its choice only, and gRPC shares one that is bound already without
-    a word. Until this process ends an abstract socket of the port's number keeps every other call
-    from it, in other processes too.
+    A process binds its port only seconds after it was chosen, and gRPC silently shares a port that
+    is bound already. So this function holds an abstract socket of the port's number until this
+    process ends; calls in other processes see it too.
     """
     found: list[int] = []
     while len(found) < count:

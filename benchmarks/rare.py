@@ -1,8 +1,9 @@
-"""What a comparison's runs do at the RV's apex and to small hearts, on the sites' test patients.
+"""Scores the runs of a comparison at the RV's apex and on small hearts, on the test patients.
 
-The apex is the third of the slices with RV in the truth, but one at least, at that end of the
-stack where the LV is smaller. Small hearts are the third of a run's test patients with the least
-LV, MYO and RV together at end-diastole. Mean Dice, every case once, mean ± deviation over seeds.
+The apex is the third of the slices with RV in the reference labels, and at least one slice, at the
+end of the stack where the LV is smaller. Small hearts are the third of a run's test patients with
+the least LV, MYO and RV together at end-diastole. The table has the mean Dice over cases, as mean ±
+standard deviation over seeds.
 
     python -m benchmarks.rare runs/choices --rows "λ = 0" rate-my-lora "λ = 0.4"
 """
@@ -28,7 +29,7 @@ HEAD = ("RV", "RV at the apex", "small hearts", "other hearts")
 
 @dataclass(frozen=True)
 class CaseScore:
-    """A case of a run: whose heart it is, its size in ml, and three values of Dice."""
+    """One case of a run: its patient, the heart's size in ml, and three values of Dice."""
 
     patient: str
     frame: str

@@ -1,4 +1,4 @@
-"""A relay that passes TCP connections on and holds every byte back for a while."""
+"""A relay for TCP connections that delays every byte."""
 
 import asyncio
 import threading
@@ -17,9 +17,10 @@ def relay(
     one_way_s: float = 0.0,
     streams: list[bytearray] | None = None,
 ) -> Iterator[None]:
-    """Pass connections at ``listen`` on to ``target``, both ways ``one_way_s`` later.
+    """Forward connections at ``listen`` to ``target``, with a delay of ``one_way_s`` each way.
 
-    Where ``streams`` is given, what passes is kept there: of every connection two, one each way.
+    If ``streams`` is given, it receives the bytes that pass: two streams for every connection, one
+    for each way.
     """
     ready = threading.Event()
     loops: list[asyncio.AbstractEventLoop] = []

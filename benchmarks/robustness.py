@@ -1,9 +1,10 @@
-"""What one bad site of three does to the others, with and without the screening.
+"""Measures what one bad site of three does to the others, with and without the screening.
 
-Runs the demo on its phantom in simulation once for every row. The app is a temporary copy whose
-ClientApp is :mod:`benchmarks.attacks`: the shipped app around which one site's answers are spoiled.
-The harm is how far the test Dice of the merged model falls at the other two sites against a clean
-run of the same seed without screening. A row whose summary is in ``--runs`` is not run again.
+The script runs the demo on its phantom in simulation, once for every row of the table. The app is
+a temporary copy whose ClientApp is :mod:`benchmarks.attacks`: the shipped app, with one site's
+answers falsified. The harm is by how much the merged model's test Dice at the other two sites is
+lower than in a clean run with the same seed and without screening. A row whose summary is in
+``--runs`` is not run again.
 
     python -m benchmarks.robustness
     python -m benchmarks.robustness --rounds 2 --only "× 100"
@@ -48,13 +49,13 @@ PAIRS: list[tuple[str, dict[str, Value], str]] = [
     ("Dice at random", CHECK, "GE"),
 ]
 """Attack, what is turned on against it, and the bad site."""
-SEEN = ("norm_ratio", "agreement", "unrated", "weight", "validation")
+SEEN = ("norm_ratio", "agreement", "unrated", "penalty", "validation")
 """What the JSON has of every site and round."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One run: who attacks how, and what the server has on against it."""
+    """One run: which site attacks and how, and which screening keys are set."""
 
     attack: str
     site: str
@@ -69,7 +70,7 @@ class Row:
 
 
 def rows(seeds: list[int]) -> list[Row]:
-    """Return all runs, those that tell most first."""
+    """Return all runs, the most informative first."""
     made = [Row("", "", {}), Row("", "", EVERYTHING)]
     for attack, against, site in PAIRS:
         pair = [Row(attack, site, {}), Row(attack, site, against)]
@@ -138,7 +139,7 @@ def read(run_dir: Path) -> dict[str, Any]:
                 "refused": [r["site"] for r in line["refused"]],
                 "sites": {
                     site: {
-                        k: entry.get(k) for k in ("norm_ratio", "agreement", "unrated", "weight")
+                        k: entry.get(k) for k in ("norm_ratio", "agreement", "unrated", "penalty")
                     }
                     for site, entry in line["sites"].items()
                 },

@@ -1,7 +1,7 @@
-"""Computing time and memory of the screening on the server, beside the merge that follows it.
+"""Measures the screening's computing time and memory on the server, and the following merge's.
 
-Random adapters of the given network; one site in ten sent a hundred times too much, so the merge
-has scaled adapters of higher rank in it.
+The adapters are random and fit the given network. One site in ten sends values a hundred times too
+large, so that the merge includes adapters that were scaled back and have a higher rank.
 
     python -m benchmarks.screening
     python -m benchmarks.screening --sites 3 30
@@ -12,13 +12,13 @@ import time
 from benchmarks.merging import _peak_resident, _resident, make_adapters
 from benchmarks.report import PAPER, mib, parser, publish
 from common.adapter import Adapter, Factors
-from common.method import MethodConfig
+from common.config import ScreeningConfig
 from strategies.merging import merge
 from strategies.screening import screen
 
 RULES = {
-    "norm-bound": MethodConfig(norm_bound=3.0),
-    "min-agreement": MethodConfig(min_agreement=-0.9),
+    "norm-bound": ScreeningConfig(norm_bound=3.0),
+    "min-agreement": ScreeningConfig(min_agreement=-0.9),
 }
 
 

@@ -1,14 +1,16 @@
-"""What a LoRA training step costs against full fine-tuning and against PEFT's layers.
+"""Measures a LoRA training step against full fine-tuning and against PEFT's layers.
 
-Seconds per image of forward, loss, backward and optimiser on one U-Net, in three ways:
+The script times forward, loss, backward and optimiser on one U-Net, in seconds per image, in three
+ways:
 
 ``lora``  ours: the factors reparametrise the convolution weight, W + scale · B·A
 ``full``  all weights trained, no adapter
 ``peft``  PEFT's ``Conv2d`` layers: the frozen convolution plus two small ones beside it
 
-All three take their steps in turn (lora, full, peft, lora, …), so whatever else the machine does
-falls on all of them alike. Reported are medians, and the median over turns of lora's time divided
-by the other's in the same turn. The claim: lora is no slower than either, both ratios ≤ 1.
+The three take their steps in turn (lora, full, peft, lora, …), so that other load on the machine
+affects all of them alike. The script reports medians, and the median over turns of lora's time
+divided by the other's in the same turn. The claim is that lora is no slower than either: both
+ratios are at most 1.
 
     python -m benchmarks.training_step
     python -m benchmarks.training_step --rank 32 --size 192 --batch 32 --device cuda
@@ -33,7 +35,7 @@ WAYS = ("lora", "full", "peft")
 
 
 def make_model(way: str, features: tuple[int, ...], rank: int) -> nn.Module:
-    """Return the network with what is to be trained requiring a gradient."""
+    """Return the network of a way; only what it trains requires a gradient."""
     model: nn.Module = build_unet(features)
     if way == "lora":
         shapes = lora.layer_shapes(model)

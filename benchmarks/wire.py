@@ -1,19 +1,22 @@
-"""How many bytes really cross a site's network interface, against the payload we report.
+"""Measures the bytes that cross a site's network interface, against the payload that we report.
 
-A real run over gRPC on this machine: a SuperLink and three SuperNodes as processes of their own,
-the measured one in a network namespace behind a veth pair. The interface's counters are read
-whenever ``history.jsonl`` gains a line, the end of a round, and their difference is set beside
-that site's ``bytes_down`` and ``bytes_up`` of the round. Everything in between counts: requests
-for every array, the configuration in each message, polling, heartbeats. Data are tiny phantoms
-and the base is random, but the network, so the adapter, has the paper's size.
+The script makes a real run over gRPC on this machine: a SuperLink and three SuperNodes in
+processes of their own, the measured one in a network namespace behind a veth pair. It reads the
+interface's counters at the end of each round, when ``history.jsonl`` gains a line, and compares
+their difference with that site's ``bytes_down`` and ``bytes_up`` of the round. Everything in
+between counts: requests for every array, the configuration in each message, polling, heartbeats.
+The data are tiny phantoms and the base is random, but the network, and so the adapter, has the
+paper's size.
 
-Two figures a direction: *frames*, all bytes as Ethernet frames of at most 1514 bytes, with the
-acknowledgements of the other direction; and *stream*, without the 66 bytes of Ethernet, IP and
-TCP headers a packet, which leaves what gRPC and Flower add. The claim is on the stream: within
-3 % of the payload in every round. The headers add 4.6 % to a full frame, whatever it carries; with
-``--large-packets`` the counters show next to none of them, as on any veth pair left to itself.
+There are two figures for each direction. *Frames* are all bytes as Ethernet frames of at most 1514
+bytes, with the acknowledgements of the other direction. *Stream* leaves out the 66 bytes of
+Ethernet, IP and TCP headers of each packet, so it has what gRPC and Flower add. The claim is about
+the stream: it is within 3 % of the payload in every round. The headers add 4.6 % to a full frame,
+whatever it carries. With ``--large-packets`` the veth pair passes packets of up to 64 KiB, and the
+counters show almost no headers.
 
-Needs root (or CAP_NET_ADMIN and CAP_SYS_ADMIN) and ``ip``; uses the addresses 10.77.0.1 and .2.
+The script needs root (or CAP_NET_ADMIN and CAP_SYS_ADMIN) and ``ip``. It uses the addresses
+10.77.0.1 and 10.77.0.2.
 
     python -m benchmarks.wire                     # GE, rank 16: 1.80 MiB
     python -m benchmarks.wire --site Philips      # rank 32: 3.60 MiB
@@ -53,7 +56,7 @@ CLAIM = 0.03
 
 
 def prepare(folder: Path, features: str, patients: int) -> dict[str, Path]:
-    """Make the phantoms, a random base and a copy of the app; return where they are."""
+    """Make the phantoms, a random base and a copy of the app; return their folders."""
     data = folder / "data"
     write_mnms2(data, patients=dict.fromkeys(VENDORS.values(), patients))
     torch.manual_seed(0)
@@ -98,7 +101,7 @@ def watch(running: Processes, run_dir: Path, rounds: int, timeout_s: float) -> l
 
 
 def run_federation(args: argparse.Namespace, folder: Path) -> tuple[list[Counters], list[Any]]:
-    """Run it; return the counters of :func:`watch` and the lines of the history."""
+    """Run a federation; return the counters of :func:`watch` and the lines of the history."""
     paths = prepare(folder, args.features, args.patients)
     config: dict[str, bool | int | float | str] = {
         "features": args.features,
@@ -143,7 +146,7 @@ def run_federation(args: argparse.Namespace, folder: Path) -> tuple[list[Counter
 def compare(
     counters: Sequence[Counters], history: Sequence[Any], site: str
 ) -> list[dict[str, Any]]:
-    """Return a row a round from 1 on, and one for all of them together."""
+    """Return one row for each round from 1 on, and one for all rounds together."""
     rows = []
     for line in history[1:-1]:
         number, entry = line["round"], line["sites"][site]

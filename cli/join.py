@@ -10,7 +10,6 @@ import typer
 
 from client_app.connection import read_site
 from client_app.site_check import check_places, check_site
-from client_app.site_settings import SiteSettings
 from client_app.supernode import take_part
 
 
@@ -25,15 +24,14 @@ def join(
     Starts a SuperNode and answers its messages with this installed version of the app; code that
     comes with a run is not executed. A SuperNode that ends by itself is started again.
     """
-    connection, node = read_site(file)
-    settings = SiteSettings.from_node(node, str(file))
+    connection, settings = read_site(file)
     if check:
         check_site(settings, connection.health, file)
         return
     check_places(settings, file)
     signal.signal(signal.SIGTERM, _leave)
     try:
-        take_part(connection, connection.command(node))
+        take_part(connection, connection.command(settings))
     except KeyboardInterrupt:
         return
 

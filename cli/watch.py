@@ -121,7 +121,7 @@ def site_table(history: list[dict[str, Any]]) -> Table:
         "loss",
         "Dice",
         "change",
-        "weight",
+        "penalty",
         "up MiB",
         "down MiB",
     ):
@@ -139,7 +139,7 @@ def site_table(history: list[dict[str, Any]]) -> Table:
             _number(entry.get("loss"), ".3f"),
             _number(dice, ".4f"),
             _number(dice - before, "+.4f") if known else "",
-            _number(entry.get("weight"), ".3f"),
+            _number(entry.get("penalty"), ".3f"),
             *(_mib(sum(line["sites"][site].get(k, 0) for line in lines)) for k in BYTES),
         )
     return table
@@ -174,8 +174,8 @@ def round_line(line: Mapping[str, Any]) -> str:
     """Say in a line what a round gave."""
     sites = []
     for site, entry in line["sites"].items():
-        weight = entry.get("weight")
-        note = f" (weight {weight:.3g})" if weight not in (None, 1) else ""
+        penalty = entry.get("penalty")
+        note = f" (penalty {penalty:.3g})" if penalty not in (None, 1) else ""
         sites.append(f"{site} {_number(entry.get('validation'), '.4f') or 'silent'}{note}")
     left_out = "".join(f"; {text.split(': ', 1)[1]}" for text in refusals([dict(line)]))
     name = f"round {line['round']}" if line["round"] else "base"

@@ -5,24 +5,23 @@ from dataclasses import replace
 from logging import ERROR
 
 import torch
-from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common import log
 
 from cardiac.evaluation import Scores
-from client_app.assembly import NotHeldError, Order, State, assemble, read_order
-from client_app.guard import CANNOT, UNEXPECTED, failure, guard
-from client_app.memory import FOLDED, OWN
+from client_app.assembly import NotHeldError, State, assemble, keep
+from client_app.guard import guard
 from client_app.site import Site, open_site
 from client_app.site_settings import LimitError, SiteSettings
-from common import records
+from common import messages
 from common.adapter import Adapter, save_adapter, site_file
 from common.errors import UserError
-from common.weights import Weights
+from common.messages import CANNOT, UNEXPECTED, Failure, Request
 
 app = ClientApp(mods=[guard])
 
-Handler = Callable[[Site, Order], RecordDict]
+Handler = Callable[[Site, Request], RecordDict]
 
 
 def _answer(message: Message, context: Context, handler: Handler) -> Message:
@@ -33,74 +32,41 @@ def _answer(message: Message, context: Context, handler: Handler) -> Message:
     """
     simulated = "partition-id" in context.node_config
     try:
-        order = read_order(message)
-        if order.config.train.threads:
-            torch.set_num_threads(order.config.train.threads)
+        request = messages.read_request(message)
+        if request.config.train.threads:
+            torch.set_num_threads(request.config.train.threads)
         settings = SiteSettings.from_node(context.node_config)
-        settings.check(message.metadata.message_type, order.config, order.rank)
-        site = open_site(settings, settings.applied(order.config))
-        content = handler(site, order)
+        settings.check(request.kind, request.config, request.site_rank)
+        content = handler(open_site(settings, settings.applied(request.config)), request)
     except (LimitError, NotHeldError) as error:
         log(ERROR, "%s", error)
-        content = failure(str(error))
+        content = Failure(str(error)).to_record()
     except UserError as error:
         log(ERROR, "%s", error)
-        content = failure(str(error) if simulated else CANNOT)
+        content = Failure(str(error) if simulated else CANNOT).to_record()
     except Exception as error:
         log(ERROR, "unexpected error", exc_info=error)
-        content = failure(f"{UNEXPECTED} ({type(error).__name__})" if simulated else UNEXPECTED)
+        reason = f"{UNEXPECTED} ({type(error).__name__})" if simulated else UNEXPECTED
+        content = Failure(reason).to_record()
     return Message(content, reply_to=message)
 
 
 @app.query("describe")
 def describe(message: Message, context: Context) -> Message:
     """Say which site this is, how many cases it has and which base file."""
-
-    def handler(site: Site, order: Order) -> RecordDict:
-        if order.config.method.remembers and not order.config.resume:
-            site.memory().begin(message.metadata.run_id)
-        facts = site.describe()
-        who = ConfigRecord({"site": facts.name, "base-sha256": facts.base_sha256})
-        counts = {f"{split}-cases": n for split, n in facts.cases.items()}
-        if facts.max_rank:
-            counts["max-rank"] = facts.max_rank
-        metrics = MetricRecord({"train-examples": facts.train_slices, **counts})
-        return RecordDict({records.CONFIG: who, records.METRICS: metrics})
-
-    return _answer(message, context, handler)
+    return _answer(message, context, lambda site, _: site.describe().to_record())
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train what came, keep what the next round needs and send back what the method sends."""
 
-    def handler(site: Site, order: Order) -> RecordDict:
-        memory, method = site.memory(), order.config.method
-        state = assemble(order, memory)
-        if state.parameters is None:
-            raise UserError("the training message has no adapter")
-        result = site.train(state, order.server_round)
-        if state.folded is not None:
-            memory.save(FOLDED, state.folds, state.folded)
-        metrics: dict[str, int | float] = {
-            "num-examples": result.slices,
-            "loss": result.loss,
-            "seconds": result.seconds,
-        }
-        if result.start_dice is not None:
-            metrics["start-dice"] = result.start_dice
-        if result.local_dice is not None:
-            metrics["local-dice"] = result.local_dice
-        content = RecordDict({records.METRICS: MetricRecord(metrics)})  # type: ignore[arg-type]
-        trained = result.parameters
-        if isinstance(trained, Weights):
-            content[records.ADAPTER] = records.tensors_to_record(trained.tensors())
-            return content
-        if not method.shares_whole:
-            memory.save(OWN, order.server_round, trained.tensors())
-        if halves := method.sent_up(order.server_round):
-            content[records.ADAPTER] = records.halves_to_record(trained, halves)
-        return content
+    def handler(site: Site, request: Request) -> RecordDict:
+        memory = site.memory(request.run_id)
+        state = assemble(request, memory)
+        update = site.train(state, request.server_round)
+        keep(request, memory, state, update.parameters)
+        return update.to_record(request.config.method.sent_up(request.server_round))
 
     return _answer(message, context, handler)
 
@@ -109,14 +75,12 @@ def train(message: Message, context: Context) -> Message:
 def validate(message: Message, context: Context) -> Message:
     """Report P, the mean Dice on the validation patients, of what came or of the base alone."""
 
-    def handler(site: Site, order: Order) -> RecordDict:
-        state = assemble(order, site.memory())
+    def handler(site: Site, request: Request) -> RecordDict:
+        state = assemble(request, site.memory(request.run_id))
         scores = site.score(state, "val")
-        metrics = {"dice": scores.mean_dice, "num-examples": scores.cases}
-        for number, other in enumerate(state.others, start=1):
-            found = site.score(replace(state, parameters=other), "val")
-            metrics[f"dice-{number}"] = found.mean_dice
-        return RecordDict({records.METRICS: MetricRecord(metrics)})  # type: ignore[arg-type]
+        others = (site.score(replace(state, parameters=other), "val") for other in state.others)
+        dice = tuple(found.mean_dice for found in others)
+        return messages.Validation(scores.mean_dice, scores.cases, dice).to_record()
 
     return _answer(message, context, handler)
 
@@ -125,22 +89,22 @@ def validate(message: Message, context: Context) -> Message:
 def test(message: Message, context: Context) -> Message:
     """Report the scores of the base and of what came on the test patients."""
 
-    def handler(site: Site, order: Order) -> RecordDict:
-        state = assemble(order, site.memory())
+    def handler(site: Site, request: Request) -> RecordDict:
+        state = assemble(request, site.memory(request.run_id))
         base = site.score(State(), "test", hd95=True)
         merged = site.score(state, "test", hd95=True)
         if site.settings.simulated and isinstance(state.parameters, Adapter):
-            _leave(order, site.name, state.parameters)
-        metrics = {"cases": merged.cases, **_flat("base", base), **_flat("test", merged)}
-        return RecordDict({records.METRICS: MetricRecord(metrics)})  # type: ignore[arg-type]
+            _leave(request, site.name, state.parameters)
+        scores = {**_flat("base", base), **_flat("test", merged)}
+        return messages.TestScores(merged.cases, scores).to_record()
 
     return _answer(message, context, handler)
 
 
-def _leave(order: Order, site: str, adapter: Adapter) -> None:
+def _leave(request: Request, site: str, adapter: Adapter) -> None:
     """Leave the adapter of one site alone in a simulation's run folder, beside the others."""
-    if order.config.method.personal:
-        folder = order.config.path(order.config.run_dir) / "personal"
+    if request.config.method.personal:
+        folder = request.config.path(request.config.run_dir) / "personal"
         save_adapter(adapter, folder / site_file(site), {"site": site})
 
 

@@ -22,8 +22,8 @@ PASSED = "passed"
 
 
 @dataclass(frozen=True)
-class Request:
-    """What a message belongs to: the run, the round and what is asked for."""
+class RequestId:
+    """Which request a message belongs to: the run, the round and what is asked for."""
 
     run: int
     server_round: int
@@ -83,13 +83,13 @@ class AuditLog:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def write(self, request: Request, direction: str, verdict: str, message: Message) -> None:
+    def write(self, request: RequestId, direction: str, verdict: str, message: Message) -> None:
         """Add a message.
 
         Parameters
         ----------
         request
-            What it belongs to.
+            The request that the message is, or answers.
         direction
             ``in`` or ``out``.
         verdict

@@ -2,8 +2,7 @@
 
 import json
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -12,10 +11,7 @@ from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 
 from client_app.site_settings import SiteSettings
 from common.errors import UserError
-from common.options import Value, checked, option, read_toml
-
-SIMULATED = ("partition-id", "num-partitions")
-"""Keys that a site of its own does not have."""
+from common.options import Check, Value, option, parse, read_toml, to_flat
 
 
 @dataclass(frozen=True)
@@ -35,37 +31,39 @@ class Connection:
     health: str = ""
     """``host:port`` of the SuperNode's gRPC health service; empty for none."""
 
-    def check(self, source: Path) -> None:
-        """Check that the connection can be made and its files are there.
+    def checks(self) -> list[Check]:
+        """Return what must hold between keys, with the key to blame."""
+        needed = "a file, or insecure = true"
+        excluded = "none, as it and insecure = true exclude each other"
+        return [
+            ("superlink", self.superlink, _is_address(self.superlink), "host:port"),
+            ("health", self.health, not self.health or _is_address(self.health), "host:port"),
+            *(
+                (key, path or None, bool(path) != self.insecure, excluded if path else needed)
+                for key, path in self.files().items()
+            ),
+        ]
+
+    def files(self) -> dict[str, str]:
+        """Return the paths of files by their keys."""
+        return {"root-certificates": self.root_certificates, "private-key": self.private_key}
+
+    def check_files(self, source: Path) -> None:
+        """Check that the files are there.
 
         Raises
         ------
         UserError
-            A key is missing, stands against another, or names a file that is not there.
+            One is not, or holds no key.
         """
-        addresses = {
-            "superlink": self.superlink,
-            **({"health": self.health} if self.health else {}),
-        }
-        for key, value in addresses.items():
-            host, _, port = value.rpartition(":")
-            if not host or "/" in host or not port.isdecimal():
-                raise UserError(f"{source}: {key}: found {value!r}, expected host:port")
-        files = {"root-certificates": self.root_certificates, "private-key": self.private_key}
-        for key, value in files.items():
-            if self.insecure and value:
-                raise UserError(f"{source}: {key} and insecure = true exclude each other")
-            if not self.insecure and not value:
-                raise UserError(
-                    f"{source}: found no {key!r}; it is needed unless insecure = true is set"
-                )
+        for key, value in self.files().items():
             if value and not Path(value).expanduser().is_file():
                 raise UserError(f"{source}: {key}: {value}: no such file")
         if self.private_key:
             _check_key(Path(self.private_key).expanduser(), source)
 
-    def command(self, node: Mapping[str, Value]) -> list[str]:
-        """Return the command of the SuperNode with its node configuration."""
+    def command(self, site: SiteSettings) -> list[str]:
+        """Return the command of the SuperNode, with the site's settings as node configuration."""
         words = [str(Path(sys.executable).with_name("flower-supernode"))]
         words += ["--superlink", self.superlink, "--isolation", "process"]
         words += ["--clientappio-api-address", self.local_address]
@@ -76,7 +74,8 @@ class Connection:
             words += ["--auth-supernode-private-key", str(Path(self.private_key).expanduser())]
         if self.health:
             words += ["--health-server-address", self.health]
-        pairs = (f"{key}={_toml(value)}" for key, value in node.items())
+        defaults = to_flat(SiteSettings())
+        pairs = (f"{k}={_toml(v)}" for k, v in to_flat(site).items() if v != defaults[k])
         return [*words, "--node-config", " ".join(pairs)]
 
     @property
@@ -85,44 +84,46 @@ class Connection:
         return f"127.0.0.1:{self.local_port}"
 
 
-def read_site(path: Path) -> tuple[Connection, dict[str, Value]]:
-    """Read a site's file.
+@dataclass(frozen=True)
+class SiteFile:
+    """The keys of a site's file."""
 
-    Returns
-    -------
-    connection : Connection
-        Checked.
-    node : dict
-        The node configuration, whose values :class:`SiteSettings` checks.
+    connection: Connection
+    site: SiteSettings
+
+    def checks(self) -> list[Check]:
+        """Return what must hold, with the key to blame."""
+        places = {"data-dir": self.site.data_dir, "base-model": self.site.base_model}
+        return [
+            (key, value or None, bool(value), "where this site's is")
+            for key, value in places.items()
+        ]
+
+
+def read_site(path: Path) -> tuple[Connection, SiteSettings]:
+    """Read a site's file and look for the files that its connection needs.
 
     Raises
     ------
     UserError
-        The file cannot be read, a key is wrong, or a value of the connection.
+        The file cannot be read, a key is unknown or missing, a value is wrong, or it names a file
+        that is not there.
     """
     flat = read_toml(path)
-    specs = {spec.name.replace("_", "-"): spec for spec in fields(Connection)}
-    known = sorted({*specs, *SiteSettings.keys()} - set(SIMULATED))
-    if unknown := sorted(set(flat) - {*known, *SIMULATED}):
-        raise UserError(f"{path}: unknown key {unknown[0]!r}; known are {', '.join(known)}")
-    own = {
-        specs[key].name: checked(key, value, specs[key], str(path))
-        for key, value in flat.items()
-        if key in specs
-    }
-    node = {key: value for key, value in flat.items() if key not in specs}
-    for key in SIMULATED:
-        if key in node:
+    for key in ("partition-id", "num-partitions"):
+        if key in flat:
             raise UserError(f"{path}: {key}: is of simulations, expected a site of its own")
-    for key in ("data-dir", "base-model"):
-        if not node.get(key):
-            raise UserError(f"{path}: found no {key!r}, expected where this site's is")
-    for key, value in node.items():
+    for key, value in flat.items():
         if isinstance(value, str) and '"' in value:
             raise UserError(f"{path}: {key}: found a double quote, which Flower cannot pass on")
-    connection = Connection(**own)  # type: ignore[arg-type]
-    connection.check(path)
-    return connection, node
+    file = parse(SiteFile, flat, str(path), partition=None, partitions=None)
+    file.connection.check_files(path)
+    return file.connection, file.site
+
+
+def _is_address(value: str) -> bool:
+    host, _, port = value.rpartition(":")
+    return bool(host) and "/" not in host and port.isdecimal()
 
 
 def _check_key(path: Path, source: Path) -> None:

@@ -1,13 +1,14 @@
 """What a site keeps of a run between rounds, for methods in which not everything is sent.
 
 It stays at the site, in its cache folder, so that a SuperNode that starts again goes on where it
-was. A new run clears what an earlier one of the same configuration left.
+was. Every run has a folder of its own, as several may be alive at a time.
 """
 
 import hashlib
-import json
 import shutil
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -15,7 +16,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from common.config import RunConfig
-from common.files import write_text
 from common.tensor_files import write_tensors
 
 OWN = "own"
@@ -24,8 +24,8 @@ FOLDED = "folded"
 """What is folded into its base after so many merges, dense."""
 KEPT = 2
 """How many of a kind are kept: a run that is resumed may repeat its last round."""
-NOT_THE_RUN = frozenset(("resume", "rounds", "sites", "min-sites", "wait-s", "round-timeout-s"))
-"""Keys that a resumed run may have otherwise."""
+FORGOTTEN_S = 30 * 24 * 3600.0
+"""A run's folder that was not written to for so long goes when another run begins."""
 
 
 class Memory:
@@ -34,7 +34,7 @@ class Memory:
     Parameters
     ----------
     folder
-        Of this site and run; see :func:`memory_folder`.
+        Where this site keeps what belongs to this run; see :func:`memory_folder`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -42,6 +42,8 @@ class Memory:
 
     def save(self, kind: str, number: int, tensors: Mapping[str, Tensor]) -> None:
         """Keep tensors, and the ``KEPT`` latest of the kind."""
+        if not self.folder.is_dir():
+            self._prune()
         write_tensors(self._path(kind, number), tensors)
         for path in sorted(self.folder.glob(f"{kind}-*.safetensors"))[:-KEPT]:
             path.unlink()
@@ -53,44 +55,36 @@ class Memory:
         except (OSError, SafetensorError):
             return None
 
-    def latest(self, kind: str, before: int) -> dict[str, Tensor] | None:
-        """Return what was saved last under a number below ``before``."""
-        names = sorted(self.folder.glob(f"{kind}-*.safetensors"), reverse=True)
-        numbers = (int(path.stem.rpartition("-")[2]) for path in names)
-        return next((self.load(kind, number) for number in numbers if number < before), None)
+    def latest(self, kind: str, first: int, last: int) -> dict[str, Tensor] | None:
+        """Return what was saved last under a number from ``first`` to ``last``, if anything."""
+        for path in sorted(self.folder.glob(f"{kind}-*.safetensors"), reverse=True):
+            number = int(path.stem.rpartition("-")[2])
+            if first <= number <= last and (found := self.load(kind, number)) is not None:
+                return found
+        return None
 
-    def begin(self, run: int) -> None:
-        """Forget what another run left; within a run a site may be asked who it is again.
-
-        Parameters
-        ----------
-        run
-            Flower's number of the run.
-        """
-        marker = self.folder / "run"
-        if not marker.is_file() or marker.read_text("utf-8") != str(run):
-            self.clear()
-            write_text(marker, str(run))
-
-    def clear(self) -> None:
-        """Forget everything."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+    def _prune(self) -> None:
+        """Remove the folders of runs that ended long ago."""
+        for folder in self.folder.parent.glob("*/"):
+            with suppress(OSError):  # another process may have removed it
+                if folder.stat().st_mtime < time.time() - FORGOTTEN_S:
+                    shutil.rmtree(folder)
 
     def _path(self, kind: str, number: int) -> Path:
         return self.folder / f"{kind}-{number:06d}.safetensors"
 
 
-def memory_folder(config: RunConfig, site: str) -> Path:
+def memory_folder(config: RunConfig, run_id: str, site: str) -> Path:
     """Return where a site keeps what belongs to a run.
 
     Parameters
     ----------
     config
-        As it came from the server, with the site's own ``cache-dir`` in it.
+        The run's configuration with the site's own ``cache-dir`` in it.
+    run_id
+        Tells the run from every other.
     site
         Name of the site.
     """
-    keys = {key: value for key, value in config.to_flat().items() if key not in NOT_THE_RUN}
-    content = json.dumps([site, keys], sort_keys=True)
-    digest = hashlib.sha256(content.encode()).hexdigest()[:16]
+    digest = hashlib.sha256(f"{run_id} {site}".encode()).hexdigest()[:16]
     return config.path(config.data.cache_dir) / "memory" / digest

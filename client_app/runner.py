@@ -25,8 +25,9 @@ from flwr.supercore.heartbeat import HeartbeatSender
 from flwr.supernode.runtime.run_clientapp import pull_appinputs, push_appoutputs
 
 from client_app.app import app
-from client_app.guard import failure, guard
+from client_app.guard import guard
 from client_app.site import open_site
+from common.messages import Failure
 
 PACKAGE = "rate-my-lora"
 POLL_S = 0.5
@@ -106,7 +107,7 @@ def version_error(app_id: str, version: str) -> str:
 def _refuse(reason: str) -> ClientAppCallable:
     """Return an app that answers every message with ``reason``."""
     log(ERROR, "%s", reason)
-    return lambda message, _: Message(failure(reason), reply_to=message)
+    return lambda message, _: Message(Failure(reason).to_record(), reply_to=message)
 
 
 def wait_until_ready(address: str, alive: Callable[[], bool]) -> bool:

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -22,35 +21,13 @@ from common import lora
 from common.adapter import Adapter
 from common.config import RunConfig
 from common.errors import UserError
+from common.messages import Description, Update
 from common.model import file_sha256, load_base
 from common.seeding import derive_seed
-from common.weights import Parameters, Weights
+from common.weights import Weights
 
 POOLED = "all sites"
 """Name of the one site that holds the cases of all."""
-
-
-@dataclass(frozen=True)
-class Description:
-    """What a site tells the server before anything else; counts only."""
-
-    name: str
-    base_sha256: str
-    train_slices: int
-    cases: Mapping[Split, int]
-    max_rank: int
-
-
-@dataclass(frozen=True)
-class Training:
-    """What a round of local training gives."""
-
-    parameters: Parameters
-    slices: int
-    loss: float
-    seconds: float
-    start_dice: float | None
-    local_dice: float | None
 
 
 class Site:
@@ -98,9 +75,12 @@ class Site:
     def describe(self) -> Description:
         """Say who this is; the base file is checked against the model on the way."""
         self.model()
-        counts: dict[Split, int] = {split: len(self.cases[split]) for split in SPLITS}
         return Description(
-            self.name, self.base_sha256, len(self.slices), counts, self.settings.max_rank
+            self.name,
+            self.base_sha256,
+            len(self.slices),
+            **{f"{split}_cases": len(self.cases[split]) for split in SPLITS},
+            max_rank=self.settings.max_rank or None,
         )
 
     def model(self) -> BasicUNet:
@@ -120,7 +100,7 @@ class Site:
                 model.load_state_dict(dict(values))
         return model
 
-    def train(self, state: State, server_round: int) -> Training:
+    def train(self, state: State, server_round: int) -> Update:
         """Train a state's adapter, or weights, for the run's local epochs on the training slices.
 
         Parameters
@@ -147,7 +127,7 @@ class Site:
         seconds = time.monotonic() - started
         own_dice = self._score(model, "val").mean_dice if method.rates_own else None
         result = _weights(model) if whole else lora.get_adapter(model)
-        return Training(result, len(self.slices), loss, seconds, start_dice, own_dice)
+        return Update(result, len(self.slices), loss, seconds, start_dice, own_dice)
 
     def score(self, state: State, split: Split, *, hd95: bool = False) -> Scores:
         """Score a state on a split of the site's own patients."""
@@ -157,9 +137,9 @@ class Site:
         device = self.config.train.torch_device()
         return evaluate(model, self.volumes[split], device, hd95=hd95)
 
-    def memory(self) -> Memory:
-        """Return what the site keeps of this run between rounds."""
-        return Memory(memory_folder(self.config, self.name))
+    def memory(self, run_id: str) -> Memory:
+        """Return what the site keeps of a run between rounds."""
+        return Memory(memory_folder(self.config, run_id, self.name))
 
 
 def _weights(model: BasicUNet) -> Weights:

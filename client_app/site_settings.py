@@ -1,19 +1,16 @@
 """What is a fact about the site and not about the run: its data, its files and its limits."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from common import records
+from common import messages
 from common.config import RunConfig
 from common.errors import UserError
-from common.options import Value, checked, option
+from common.options import Check, Value, option, parse
 
-REQUESTS = {records.TRAIN: "train", records.VALIDATE: "validate", records.TEST: "test"}
+REQUESTS = {messages.TRAIN: "train", messages.VALIDATE: "validate", messages.TEST: "test"}
 """What a server may ask for, as the ``serves`` key names it."""
-
-RENAMED = {"site": "name", "partition-id": "partition", "num-partitions": "partitions"}
-"""Flower's and people's names of fields."""
 
 
 class LimitError(UserError):
@@ -24,11 +21,11 @@ class LimitError(UserError):
 class SiteSettings:
     """A SuperNode's own configuration. What is set here, no server can override."""
 
-    name: str = ""
+    name: str = option("", key="site")
     """Node key ``site``: value of the column that splits the data, as the site's name; empty in
     simulation, where ``partition`` counts the names of the folder."""
-    partition: int | None = None
-    partitions: int | None = None
+    partition: int | None = option(None, key="partition-id", low=0, high=1_000_000)
+    partitions: int | None = option(None, key="num-partitions", low=0, high=1_000_000)
     """This node's number and how many there are, in simulation: ``partition-id`` and
     ``num-partitions``."""
     data_dir: str = ""
@@ -45,20 +42,15 @@ class SiteSettings:
     audit_log: str = ""
     """File that every message in and out is written to; empty for ``audit-SITE.jsonl`` in
     ``cache-dir``."""
-    max_rank: int = option(0, low=0)
+    max_rank: int = option(0, low=0, high=512)
     """Highest rank that the site trains with; the server is told and keeps to it. 0: no limit."""
-    max_local_epochs: int = option(0, low=0)
+    max_local_epochs: int = option(0, low=0, high=10_000)
     """Most epochs a round that the site trains for. 0: no limit."""
     whole_weights: bool = option(False)
     """Whether the site trains and sends all weights of the network when a run asks for it, as plain
     averaging does; otherwise adapters alone leave."""
     serves: str = "train,validate,test"
     """What the site does when it is asked; a site that does not test keeps its test scores."""
-
-    @staticmethod
-    def keys() -> list[str]:
-        """Return all keys in the order of their declaration."""
-        return [_key(spec.name) for spec in fields(SiteSettings)]
 
     @classmethod
     def from_node(cls, node: Mapping[str, Value], source: str = "node config") -> "SiteSettings":
@@ -69,29 +61,18 @@ class SiteSettings:
         UserError
             A key is unknown, a value is wrong, or neither a site nor a partition is given.
         """
-        known = {_key(spec.name): spec for spec in fields(cls)}
-        if unknown := sorted(set(node) - set(known)):
-            raise UserError(
-                f"{source}: unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}"
-            )
-        if not node.get("site") and "partition-id" not in node:
-            raise UserError(f"{source}: found no 'site', expected the name of this site's data")
-        values = {}
-        for key, value in node.items():
-            spec = known[key]
-            counts = spec.name in ("partition", "partitions")
-            values[spec.name] = (
-                _count(key, value, source) if counts else checked(key, value, spec, source)
-            )
-        settings = cls(**values)  # type: ignore[arg-type]
-        served = settings.served()
-        if not served or served - set(REQUESTS.values()):
-            wrong = min(served - set(REQUESTS.values()), default=settings.serves)
-            raise UserError(
-                f"{source}: serves: found {wrong!r}, expected some of "
-                f"{', '.join(REQUESTS.values())}"
-            )
-        return settings
+        return parse(cls, node, source)
+
+    def checks(self) -> list[Check]:
+        """Return what must hold, with the key to blame."""
+        requests = list(REQUESTS.values())
+        wrong = sorted(self.served() - set(requests)) or [self.serves]
+        return [
+            ("site", self.name or None, bool(self.name) or self.simulated,
+             "the name of this site's data"),
+            ("serves", wrong[0], bool(self.served()) and self.served() <= set(requests),
+             f"some of {', '.join(requests)}"),
+        ]  # fmt: skip
 
     @property
     def simulated(self) -> bool:
@@ -144,16 +125,3 @@ class SiteSettings:
         epochs = config.train.local_epochs
         if self.max_local_epochs and epochs > self.max_local_epochs:
             raise LimitError(f"{epochs} epochs are asked, this site allows {self.max_local_epochs}")
-
-
-def _key(name: str) -> str:
-    for key, field in RENAMED.items():
-        if field == name:
-            return key
-    return name.replace("_", "-")
-
-
-def _count(key: str, value: Value, source: str) -> int:
-    if type(value) is int and value >= 0:
-        return value
-    raise UserError(f"{source}: {key}: found {value!r}, expected a whole number of at least 0")

@@ -1,68 +1,75 @@
 """The run configuration: flat kebab-case keys in, frozen and checked dataclasses out."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from common.errors import UserError
-from common.method import Check, MethodConfig
-from common.options import Value, checked, option
+from common.method import MethodConfig
+from common.options import Check, Value, every_key_affects, keys_of, option, parse, to_flat
+
+WIDEST = 4096
+"""Most channels of a level of the U-Net."""
+HIGHEST_SEED = 2**32 - 1
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """The network and its adapters."""
 
-    features: str = option("8,16,32,64,128,8")
+    features: str = option("8,16,32,64,128,8", affects="result")
     """Channels of the U-Net: five levels and the last decoder level."""
-    rank: int = option(8, low=1, high=512)
+    rank: int = option(8, affects="result", low=1, high=512)
     """LoRA rank of the largest site, and the rank of the merged adapter where all are equal."""
-    ranks: str = option("by-size")
+    ranks: str = option("by-size", affects="result")
     """``by-size``, ``equal``, a rank per site in the order of their names (``16,32,32``), or
     by name (``GE=16,Philips=32,Siemens=32``)."""
-    alpha_per_rank: float = option(1.0, above=0)
+    alpha_per_rank: float = option(1.0, affects="result", above=0, high=1000)
     """alpha / rank, one for all sites, so that factors of different ranks have one scale."""
 
     def channels(self) -> tuple[int, ...]:
         """Return ``features`` as numbers."""
+        return tuple(int(part) for part in self.features.split(","))
+
+    def checks(self) -> list[Check]:
+        """Return what must hold, with the key to blame."""
         parts = [part.strip() for part in self.features.split(",")]
-        if len(parts) != 6 or not all(part.isdecimal() and int(part) > 0 for part in parts):
-            raise UserError(
-                f"features: found {self.features!r}, expected six channel counts such as "
-                "'32,64,128,256,512,32'"
-            )
-        return tuple(int(part) for part in parts)
+        good = all(part.isdecimal() and 0 < int(part) <= WIDEST for part in parts)
+        return [
+            ("features", self.features, len(parts) == 6 and good,
+             "six channel counts such as '32,64,128,256,512,32', each at least 1 and at most "
+             f"{WIDEST}"),
+        ]  # fmt: skip
 
 
 @dataclass(frozen=True)
 class DataConfig:
     """Where the cases are and how they are divided."""
 
-    data_dir: str = option("")
+    data_dir: str = option("", affects="input")
     """Folder in M&Ms-2 or ACDC layout; empty for a phantom that is made on the spot. A site's
     node configuration ``data-dir`` takes its place."""
-    affine_axes: str = option("LPS", choices=("LPS", "RAS"))
+    affine_axes: str = option("LPS", affects="result", choices=("LPS", "RAS"))
     """What the first two axes of the NIfTI affines are: LPS as in ACDC and M&Ms-2, or RAS as the
     standard has it and dcm2niix writes it. A site's node configuration may say otherwise."""
-    split_by: str = option("VENDOR")
+    split_by: str = option("VENDOR", affects="result")
     """Column whose values are the sites."""
-    split_seed: int = option(0, low=0)
+    split_seed: int = option(0, affects="result", low=0, high=HIGHEST_SEED)
     """Seeds who is in train, validation and test."""
-    pool: bool = option(False)
+    pool: bool = option(False, affects="result")
     """Whether one SuperNode holds the cases of all sites, each divided as on its own; only in
     simulation, as what one could reach if data were shared."""
-    train_patients: int = option(0, low=0)
+    train_patients: int = option(0, affects="result", low=0, high=1_000_000)
     """Most training patients of a site; 0 for all."""
-    val_patients: int = option(0, low=0)
+    val_patients: int = option(0, affects="result", low=0, high=1_000_000)
     """Most validation patients of a site; 0 for all."""
-    validate_on: str = option("")
+    validate_on: str = option("", affects="result")
     """``COLUMN=VALUE``: only such validation patients; empty for all."""
-    spacing_mm: float = option(1.5, above=0, high=10)
+    spacing_mm: float = option(1.5, affects="result", low=0.3, high=10)
     """In-plane spacing of the network's grid."""
-    cache_dir: str = option("runs/cache")
+    cache_dir: str = option("runs/cache", affects="place")
     """Where prepared volumes, phantoms and pretrained demo bases are kept."""
 
 
@@ -70,30 +77,34 @@ class DataConfig:
 class TrainConfig:
     """Local training, and pretraining where it has keys of its own."""
 
-    local_epochs: int = option(1, low=1)
+    local_epochs: int = option(1, affects="result", low=1, high=10_000)
     """Passes over a site's training slices in a round."""
-    batch_size: int = option(16, low=1)
+    batch_size: int = option(16, affects="result", low=1, high=65_536)
     """Slices in a step."""
-    image_size: int = option(96, low=32)
+    image_size: int = option(96, affects="result", low=32, high=4096)
     """Side of the square training crop in pixels, a multiple of 16."""
-    learning_rate: float = option(0.003, above=0)
+    learning_rate: float = option(0.003, affects="result", above=0, high=10)
     """Of AdamW on the adapter."""
-    weight_decay: float = option(0.0, low=0)
+    weight_decay: float = option(0.0, affects="result", low=0, high=1000)
     """Of AdamW."""
-    proximal: float = option(0.0, low=0)
+    proximal: float = option(0.0, affects="result", low=0, high=1_000_000)
     """μ of FedProx: the loss gains μ/2 · the squared distance from where the round began."""
-    augment: bool = option(True)
+    augment: bool = option(True, affects="result")
     """Whether training slices are changed at random."""
-    pretrain_epochs: int = option(5, low=1)
+    pretrain_epochs: int = option(5, affects="result", low=1, high=100_000)
     """Epochs of ``rate-my-lora pretrain``."""
-    pretrain_learning_rate: float = option(0.003, above=0)
+    pretrain_learning_rate: float = option(0.003, affects="result", above=0, high=10)
     """Highest learning rate of pretraining; it falls along a cosine."""
-    device: str = option("auto", choices=("auto", "cpu", "cuda"))
+    device: str = option("auto", affects="machine", choices=("auto", "cpu", "cuda"))
     """Where to compute; ``auto`` takes a GPU when there is one."""
-    mixed_precision: bool = option(True)
+    mixed_precision: bool = option(True, affects="result")
     """Half precision on a GPU; the CPU always computes in single precision."""
-    threads: int = option(0, low=0)
+    threads: int = option(0, affects="machine", low=0, high=4096)
     """CPU threads of a site's process; 0 leaves them as they are."""
+
+    def checks(self) -> list[Check]:
+        """Return what must hold, with the key to blame."""
+        return [("image-size", self.image_size, self.image_size % 16 == 0, "a multiple of 16")]
 
     def torch_device(self) -> torch.device:
         """Return the device to compute on.
@@ -111,32 +122,83 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
+class FederationConfig:
+    """How long the federation runs, and whom the server waits for."""
+
+    rounds: int = option(8, affects="length", low=1, high=100_000)
+    """Number of server rounds."""
+    sites: int = option(3, affects="length", low=1, high=10_000)
+    """Sites that the run waits for before round 1."""
+    min_sites: int = option(2, affects="length", low=1, high=10_000)
+    """Sites that a round needs to go on."""
+    wait_s: int = option(300, affects="machine", low=1, high=31_536_000)
+    """Seconds to wait for ``sites`` to connect; then ``min-sites`` are enough."""
+    round_timeout_s: int = option(3600, affects="machine", low=1, high=31_536_000)
+    """Seconds after which a phase of a round goes on without a silent site."""
+
+    def checks(self) -> list[Check]:
+        """Return what must hold between keys, with the key to blame."""
+        fits = self.min_sites <= self.sites
+        return [("min-sites", self.min_sites, fits, f"at most sites = {self.sites}")]
+
+
+@dataclass(frozen=True)
+class ScreeningConfig:
+    """How the server judges what single sites send and report against the other sites'."""
+
+    norm_bound: float = option(0.0, affects="result", low=0, high=1e12)
+    """A site's change of its adapter is scaled back to at most this times the median norm of the
+    sites' changes; 0 for off, otherwise at least 1. It and the next need ``merge = "svd"``."""
+    min_agreement: float = option(-1.0, affects="result", low=-1, high=1)
+    """A site whose change has a lower median cosine with the others' is left out of the round's
+    merge; −1 for off."""
+    rating_check: float = option(0.0, affects="result", low=0, high=1e12)
+    """A site whose Dice changed otherwise than the sites' median, by more than this times their
+    median distance from it, is left out of the penalty; 0 for off, otherwise at least 1."""
+
+    @property
+    def compares_products(self) -> bool:
+        """Whether the products of the sites' adapters are compared with each other."""
+        return self.norm_bound > 0 or self.min_agreement > -1
+
+    def checks(self) -> list[Check]:
+        """Return what must hold, with the key to blame."""
+        return [
+            ("norm-bound", self.norm_bound, not 0 < self.norm_bound < 1, "0 or at least 1"),
+            ("rating-check", self.rating_check, not 0 < self.rating_check < 1, "0 or at least 1"),
+        ]
+
+
+@every_key_affects
+@dataclass(frozen=True)
 class RunConfig:
-    """All of it; see each group. The defaults are the demo."""
+    """The keys of a run, in groups. The defaults are the demo."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     method: MethodConfig = field(default_factory=MethodConfig)
-    profile: str = ""
+    federation: FederationConfig = field(default_factory=FederationConfig)
+    screening: ScreeningConfig = field(default_factory=ScreeningConfig)
+    profile: str = option("", affects="keys")
     """Name of a file in ``configs/`` that is laid under the keys given by the user."""
-    preset: str = ""
+    preset: str = option("", affects="keys")
     """Name of a method in ``strategies/methods.py`` whose keys are laid over the profile's, under
     those given by the user; empty for Rate-My-LoRA."""
-    seed: int = option(0, low=0)
+    seed: int = option(0, affects="result", low=0, high=HIGHEST_SEED)
     """Seeds initial factors, order and augmentation."""
-    base_model: str = ""
+    base_model: str = option("", affects="input")
     """Base file; empty lets the demo pretrain one on its phantom. A site's node configuration
     ``base-model`` takes its place."""
-    base_sha256: str = ""
+    base_sha256: str = option("", affects="result")
     """Fingerprint that every site's base file must have; empty asks only that all agree."""
-    run_dir: str = "runs/latest"
+    run_dir: str = option("runs/latest", affects="place")
     """Where the run leaves its files."""
-    resume: bool = False
+    resume: bool = option(False, affects="place")
     """Whether to go on from the checkpoint in ``run-dir``."""
-    keep_updates: str = option("last", choices=("none", "last", "all"))
+    keep_updates: str = option("last", affects="output", choices=("none", "last", "all"))
     """Of which rounds ``run-dir/updates`` keeps the adapters that the sites sent."""
-    tensorboard: bool = False
+    tensorboard: bool = option(False, affects="output")
     """Whether to write TensorBoard event files into ``run-dir/tensorboard``."""
 
     @classmethod
@@ -148,75 +210,37 @@ class RunConfig:
         UserError
             A key is unknown, or its value is of the wrong type or out of range.
         """
-        groups, own = _layout()
-        if unknown := sorted(set(flat) - set(groups) - set(own)):
-            raise UserError(
-                f"{source}: unknown key {unknown[0]!r}; known are {', '.join(sorted(cls.keys()))}"
-            )
-        values: dict[str, dict[str, Value]] = {group: {} for group in GROUPS}
-        top: dict[str, Value] = {}
-        for key, value in flat.items():
-            if key in groups:
-                group, spec = groups[key]
-                values[group][spec.name] = checked(key, value, spec, source)
-            else:
-                top[own[key].name] = checked(key, value, own[key], source)
-        made: dict[str, Any] = {name: GROUPS[name](**values[name]) for name in GROUPS}
-        config = cls(**made, **top)  # type: ignore[arg-type]
-        config._check_together(source)
-        return config
+        return parse(cls, flat, source)
 
     def to_flat(self) -> dict[str, Value]:
         """Return every key with its value, as :meth:`from_flat` reads them."""
-        groups, own = _layout()
-        flat = {
-            key: getattr(getattr(self, group), spec.name) for key, (group, spec) in groups.items()
-        }
-        return {**flat, **{key: getattr(self, spec.name) for key, spec in own.items()}}
+        return to_flat(self)
 
     @staticmethod
     def keys() -> list[str]:
         """Return all keys in the order of their declaration."""
-        groups, own = _layout()
-        return [*groups, *own]
+        return list(keys_of(RunConfig))
 
-    def _check_together(self, source: str) -> None:
-        self.model.channels()
-        size, ranks = self.train.image_size, self.model.ranks
-        equal = self.method.merge == "residual" or self.method.factors == "alternate"
-        checks: list[Check] = [
-            *self.method.checks(),
-            ("image-size", size, size % 16 == 0, "a multiple of 16"),
-            (
-                "ranks",
-                ranks,
-                not equal or ranks == "equal",
-                "'equal' with merge = 'residual' or factors = 'alternate'",
-            ),
-        ]
-        for key, found, good, expected in checks:
-            if not good:
-                raise UserError(f"{source}: {key}: found {found!r}, expected {expected}")
+    @staticmethod
+    def keys_that_affect(*what: str) -> list[str]:
+        """Return the keys that affect one of ``common.options.AFFECTS``."""
+        return [key for key, spec in keys_of(RunConfig).items() if spec.metadata["affects"] in what]
+
+    def checks(self) -> list[Check]:
+        """Return what must hold between keys of several groups, with the key to blame."""
+        ranks, merge, sites = self.model.ranks, self.method.merge, self.federation.sites
+        equal = merge == "residual" or self.method.factors == "alternate"
+        products = self.screening.compares_products
+        screens = products or self.screening.rating_check > 0
+        return [
+            ("sites", sites, not screens or sites >= 3,
+             "at least 3 with norm-bound, min-agreement or rating-check"),
+            ("merge", merge, not products or merge == "svd",
+             "'svd' with norm-bound or min-agreement, which measure products"),
+            ("ranks", ranks, not equal or ranks == "equal",
+             "'equal' with merge = 'residual' or factors = 'alternate'"),
+        ]  # fmt: skip
 
     def path(self, value: str) -> Path:
         """Return a configured path, with ``~`` resolved."""
         return Path(value).expanduser()
-
-
-GROUPS: dict[str, Any] = {
-    "model": ModelConfig,
-    "data": DataConfig,
-    "train": TrainConfig,
-    "method": MethodConfig,
-}
-
-
-def _layout() -> tuple[dict[str, tuple[str, Any]], dict[str, Any]]:
-    """Return the keys of the groups, as (group, field), and the keys of the run itself."""
-    groups = {_key(f.name): (name, f) for name, cls in GROUPS.items() for f in fields(cls)}
-    own = {_key(f.name): f for f in fields(RunConfig) if f.name not in GROUPS}
-    return groups, own
-
-
-def _key(name: str) -> str:
-    return name.replace("_", "-")

@@ -3,79 +3,59 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from common.options import option
+from common.options import Check, option
 
 Half = Literal["A", "B"]
 BOTH: tuple[Half, ...] = ("A", "B")
 
-Check = tuple[str, object, bool, str]
-"""A key, what was found, whether it is good, what is expected."""
-
 
 @dataclass(frozen=True)
 class MethodConfig:
-    """A method as a combination of choices, and the federation around it.
+    """A method as a combination of choices.
 
     The defaults are Rate-My-LoRA; ``strategies/methods.py`` names other combinations.
     """
 
-    rounds: int = option(8, low=1)
-    """Number of server rounds."""
-    trains: str = option("adapter", choices=("adapter", "weights"))
+    trains: str = option("adapter", choices=("adapter", "weights"), affects="result")
     """What trains and travels: LoRA factors on the frozen base, or all weights of the network."""
-    factors: str = option("both", choices=("both", "B", "alternate"))
+    factors: str = option("both", choices=("both", "B", "alternate"), affects="result")
     """Which LoRA factors train: both; B alone, with A as it is drawn from the seed; or B in odd
     rounds and A in even ones. Only factors that trained are sent."""
-    sends: str = option("all", choices=("all", "A", "none"))
+    sends: str = option("all", choices=("all", "A", "none"), affects="result")
     """What of an adapter a site sends: all that trained; A, while its B stays; or nothing."""
-    merge: str = option("svd", choices=("svd", "pad", "fold", "residual"))
+    merge: str = option("svd", choices=("svd", "pad", "fold", "residual"), affects="result")
     """How adapters are combined: ``svd``, the mean of the products taken back to rank r; ``pad``,
     the mean of zero-padded factors (of equal ranks: of the factors); ``fold``, the sum of the
     products, added to the base at every site, after which adapters begin anew; ``residual``, as
     ``pad``, and what this mean leaves out is added to the base."""
-    share: str = option("site", choices=("site", "examples", "norm"))
+    share: str = option("site", choices=("site", "examples", "norm"), affects="result")
     """A site's share of the merge: 1/N, |D_c| / Σ|D|, or by the norm of its product BA."""
-    normalise: str = option("auto", choices=("auto", "yes", "no"))
-    """Whether penalised weights are scaled to sum to one; ``auto`` follows the merge."""
-    rating: str = option("penalty", choices=("penalty", "gap", "search", "recipient", "none"))
-    """How validation moves the weights: ``penalty`` is Eq. 1; ``gap``, by how much the merge is
+    normalise: str = option("auto", choices=("auto", "yes", "no"), affects="result")
+    """Whether penalised masses are scaled to sum to one; ``auto`` follows the merge."""
+    rating: str = option(
+        "penalty", choices=("penalty", "gap", "search", "recipient", "none"), affects="result"
+    )
+    """How validation moves the masses: ``penalty`` is Eq. 1; ``gap``, by how much the merge is
     worse at a site than its own adapter; ``search``, the best of several merges; ``recipient``, a
     merge for each site by how it rates the others' adapters; or not at all."""
-    rating_step: float = option(0.2, above=0, high=1)
-    """How far ``gap`` and ``search`` move weights in a round, and the temperature of
+    rating_step: float = option(0.2, above=0, high=1, affects="result")
+    """How far ``gap`` and ``search`` move masses in a round, and the temperature of
     ``recipient`` in units of a Dice of 0.1."""
-    lambda_0: float = option(0.2, low=0, high=1)
+    lambda_0: float = option(0.2, low=0, high=1, affects="result")
     """λ of round 1; 0 is plain federated averaging of adapters."""
-    decay: float = option(0.95, above=0, high=1)
+    decay: float = option(0.95, above=0, high=1, affects="result")
     """Factor on λ from round to round."""
-    schedule: str = option("decay", choices=("decay", "held", "spread"))
+    schedule: str = option("decay", choices=("decay", "held", "spread"), affects="result")
     """λ over the rounds: ``decay`` as in the paper; ``held``, it decays only after rounds in which
     sites agreed; ``spread``, λ_0 times the spread of the sites' Dice over that of the base."""
-    tolerance: float = option(0.0, low=0, high=1)
+    tolerance: float = option(0.0, low=0, high=1, affects="result")
     """A site's Dice has changed when it did by more than this over the root of its number of
     validation volumes; 0 counts every change, as the paper."""
-    previous: str = option("equal", choices=("equal", "penalised"))
-    """Which merge P(t−1) is of: the equal one as P(t), or the penalised re-merge."""
-    local_validation: bool = option(False)
+    previous: str = option("first", choices=("first", "penalised"), affects="result")
+    """The merge that P(t−1) is of: the first merge, as P(t) is, or the penalised re-merge."""
+    local_validation: bool = option(False, affects="output")
     """Whether a site rates its own adapter too, after training and before any merge; costs one
     more validation a round."""
-    norm_bound: float = option(0.0, low=0)
-    """A site's change of its adapter is scaled back to at most this times the median norm of the
-    sites' changes; 0 for off, otherwise at least 1. It and the next need ``merge = "svd"``."""
-    min_agreement: float = option(-1.0, low=-1, high=1)
-    """A site whose change has a lower median cosine with the others' is left out of the round's
-    merge; −1 for off."""
-    rating_check: float = option(0.0, low=0)
-    """A site whose Dice changed otherwise than the sites' median, by more than this times their
-    median distance from it, is left out of the penalty; 0 for off, otherwise at least 1."""
-    sites: int = option(3, low=1)
-    """Sites that the run waits for before round 1."""
-    min_sites: int = option(2, low=1)
-    """Sites that a round needs to go on."""
-    wait_s: int = option(300, low=1)
-    """Seconds to wait for ``sites`` to connect; then ``min-sites`` are enough."""
-    round_timeout_s: int = option(3600, low=1)
-    """Seconds after which a phase of a round goes on without a silent site."""
 
     @property
     def folds(self) -> bool:
@@ -84,13 +64,13 @@ class MethodConfig:
 
     @property
     def shares_whole(self) -> bool:
-        """Whether a site sends and is sent whole adapters, and so need not keep its own."""
+        """Whether a site sends and is sent whole adapters."""
         return self.factors == "both" and self.sends == "all"
 
     @property
-    def remembers(self) -> bool:
-        """Whether a site keeps something of its own from round to round."""
-        return self.folds or not self.shares_whole
+    def keeps_own(self) -> bool:
+        """Whether a site keeps its own adapter from round to round, as no message brings it all."""
+        return self.factors == "alternate" or self.sends != "all"
 
     @property
     def personal(self) -> bool:
@@ -140,19 +120,9 @@ class MethodConfig:
 
     def checks(self) -> list[Check]:
         """Return what must hold between keys, with the key to blame."""
-        products = self.norm_bound > 0 or self.min_agreement > -1
-        screens = products or self.rating_check > 0
         parts = self.factors != "both" or self.sends != "all" or self.trains == "weights"
         moved = self.rating in ("gap", "search", "recipient")
         return [
-            ("min-sites", self.min_sites, self.min_sites <= self.sites,
-             f"at most sites = {self.sites}"),
-            ("norm-bound", self.norm_bound, not 0 < self.norm_bound < 1, "0 or at least 1"),
-            ("rating-check", self.rating_check, not 0 < self.rating_check < 1, "0 or at least 1"),
-            ("sites", self.sites, not screens or self.sites >= 3,
-             "at least 3 with norm-bound, min-agreement or rating-check"),
-            ("merge", self.merge, not products or self.merge == "svd",
-             "'svd' with norm-bound or min-agreement, which measure products"),
             ("merge", self.merge, not parts or self.merge == "pad",
              "'pad' where not whole adapters are trained and sent"),
             ("factors", self.factors, self.factors == "both" or self.sends == "all",

@@ -1,45 +1,23 @@
-"""The one place where adapters become Flower records and come back."""
+"""The one place where adapters become arrays of a message and come back."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from flwr.app import ArrayRecord, ConfigRecord
+from flwr.app import ArrayRecord
 from flwr.common import Array
 from safetensors.torch import load, save
 from torch import Tensor
 
 from common.adapter import Adapter
-from common.config import RunConfig
 from common.method import Half
-from common.options import Value
 
-ADAPTER = "adapter"
-"""Key of the adapter in a message."""
-FOLD = "fold"
-"""Key of an adapter that the site folds into its base."""
-FOLDED = "folded"
-"""Key of all that was folded so far, dense, for a site that does not hold it."""
-OTHER = "other-{}"
-"""Key of another adapter to rate, from ``other-1``."""
 PACKED = "tensors"
 """Name of the one array of an adapter."""
-CONFIG = "config"
-"""Key of the run configuration, and of what a site says of itself."""
-METRICS = "metrics"
-"""Key of the numbers a site reports."""
-
-DESCRIBE = "query.describe"
-"""Ask a site who it is, what it holds and which base file it has."""
-TRAIN = "train"
-VALIDATE = "evaluate"
-TEST = "evaluate.test"
-
+NPY = b"\x93NUMPY\x01\x00"
+"""How numpy's format, version 1.0, begins; two bytes with the length of its header follow."""
 LARGEST = 1e6
 """Of a factor's values. Trained ones are below 10; what is above this would overflow in a merge."""
-
-ERROR = "error"
-"""Key in a reply's configuration: what is wrong at the site, for people."""
 
 
 def adapter_to_record(adapter: Adapter) -> ArrayRecord:
@@ -198,34 +176,15 @@ def type_name(value: Tensor) -> str:
 
 
 def payload_bytes(record: ArrayRecord) -> int:
-    """Return the bytes of a record's tensors, without names and framing.
+    """Return the bytes of a record's tensors, without names and framing, and without parsing them.
 
-    A record that cannot be read counts with all its bytes; whoever uses it will refuse it.
+    What has no such framing counts with all its bytes; whoever uses it will refuse it.
     """
-    try:
-        return sum(value.nbytes for value in record_to_tensors(record).values())
-    except ValueError:
-        return sum(len(array.data) for array in record.values())
+    return sum(_tensor_bytes(array.data) for array in record.values())
 
 
-def config_to_record(config: RunConfig, **more: Value) -> ConfigRecord:
-    """Return the configuration as a flat record, with what a single message adds to it."""
-    return ConfigRecord({**config.to_flat(), **more})
-
-
-MESSAGE_KEYS = ("server-round", "site-rank", "run-rank", "folds")
-"""What :func:`config_to_record` adds to the run configuration in a message: the round, the rank
-at which the site trains, the highest rank of the run, and how many merges the site must have
-folded into its base before it uses what the message brings."""
-
-
-def record_to_config(record: ConfigRecord) -> tuple[RunConfig, dict[str, int]]:
-    """Read what :func:`config_to_record` made: the configuration, and the message's own keys."""
-    flat: dict[str, Value] = {}
-    extra: dict[str, int] = {}
-    for key, value in record.items():
-        if key in MESSAGE_KEYS:
-            extra[key] = int(value)  # type: ignore[arg-type]
-        else:
-            flat[key] = value  # type: ignore[assignment]
-    return RunConfig.from_flat(flat, "message from the server"), extra
+def _tensor_bytes(data: bytes) -> int:
+    """Return what is left of numpy's format, version 1.0, without its and safetensors' headers."""
+    start = len(NPY) + 2 + int.from_bytes(data[len(NPY) : len(NPY) + 2], "little")
+    left = len(data) - start - 8 - int.from_bytes(data[start : start + 8], "little")
+    return left if data.startswith(NPY) and left >= 0 else len(data)

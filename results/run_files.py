@@ -22,7 +22,6 @@ Points = list[tuple[int, float]]
 """(round, value), in the order of the rounds."""
 
 
-FOLDER_KEYS = ("data-dir", "run-dir", "cache-dir")
 HIDDEN = "(hidden)"
 
 
@@ -75,8 +74,8 @@ class Run:
         return [(t, sum(values[t] for values in by_site) / len(by_site)) for t in sorted(shared)]
 
     def penalised(self, site: str) -> list[int]:
-        """Return the rounds in which a site's weight was below one."""
-        return [t for t, weight in self.series(site, "weight") if weight < 1]
+        """Return the rounds in which a site's penalty was below one."""
+        return [t for t, penalty in self.series(site, "penalty") if penalty < 1]
 
     def score(self, site: str, model: str, metric: str, structure: str) -> float:
         """Return a test score of the summary, NaN where there is none.
@@ -156,7 +155,11 @@ def without_paths(run: Run) -> Run:
     defaults, which say nothing of a machine.
     """
     flat, defaults = run.config.to_flat(), RunConfig().to_flat()
-    hidden = {key: HIDDEN for key in FOLDER_KEYS if flat[key] != defaults[key]}
+    hidden = {
+        key: HIDDEN
+        for key in RunConfig.keys_that_affect("input", "place")
+        if isinstance(flat[key], str) and flat[key] != defaults[key]
+    }
     base = {"base-model": Path(run.config.base_model).name}
     config = RunConfig.from_flat({**flat, **hidden, **base})
     return replace(run, path=Path(run.path.resolve().name), config=config)

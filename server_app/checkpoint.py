@@ -24,7 +24,7 @@ def save_checkpoint(state: RunState, path: Path) -> None:
     """Write a state."""
     tensors: dict[str, Tensor] = {}
     scale = 1.0
-    match state.adapter:
+    match state.parameters:
         case Weights(values):
             tensors |= _named(WEIGHTS, values)
         case Adapter() as adapter:
@@ -41,7 +41,9 @@ def save_checkpoint(state: RunState, path: Path) -> None:
         "previous": json.dumps(state.previous),
         "ranks": json.dumps(state.ranks),
         "rating": json.dumps(state.rating),
-        "trains": WEIGHTS if isinstance(state.adapter, Weights) else "adapter",
+        "held": json.dumps(state.held),
+        "run-id": state.run_id,
+        "trains": WEIGHTS if isinstance(state.parameters, Weights) else "adapter",
         "personal": json.dumps(sites),
     }
     write_tensors(path, tensors, notes)
@@ -75,6 +77,8 @@ def load_checkpoint(path: Path) -> RunState:
             folded,
             {site: Adapter.from_tensors(groups[f"{PERSONAL}/{n}"], scale) for n, site in sites},
             json.loads(notes["rating"]),
+            json.loads(notes["held"]),
+            notes["run-id"],
         )
     except OSError as error:
         raise UserError(f"{path}: cannot read the file ({error.strerror or error})") from None

@@ -1,4 +1,4 @@
-"""``rounds.png``: validation, weights and traffic of a run over its rounds."""
+"""``rounds.png``: validation, penalties and traffic of a run over its rounds."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +21,7 @@ def plot_rounds(history: Sequence[Mapping[str, Any]], path: Path) -> None:
         PNG to write.
     """
     figure = Figure(figsize=(8, 8), layout="constrained")
-    dice, weight, traffic = figure.subplots(
+    dice, penalty, traffic = figure.subplots(
         3, 1, sharex=True, gridspec_kw={"height_ratios": (3, 1.4, 1.4)}
     )
     sites = sorted({site for line in history for site in line["sites"]})
@@ -30,10 +30,10 @@ def plot_rounds(history: Sequence[Mapping[str, Any]], path: Path) -> None:
         entries = [(line["round"], line["sites"].get(site, {})) for line in history]
         rated = [(t, e["validation"]) for t, e in entries if e.get("validation") is not None]
         dice.plot(*_xy(rated), "o-", ms=4, color=color, label=site)
-        damped = [(t, e["validation"]) for t, e in entries if e.get("weight", 1) < 1]
+        damped = [(t, e["validation"]) for t, e in entries if e.get("penalty", 1) < 1]
         dice.plot(*_xy(damped), "v", ms=10, mfc="none", color=color)
-        weights = [(t, e["weight"]) for t, e in entries if "weight" in e]
-        weight.plot(*_xy(weights), "o-", ms=4, color=color)
+        penalties = [(t, e["penalty"]) for t, e in entries if "penalty" in e]
+        penalty.plot(*_xy(penalties), "o-", ms=4, color=color)
         total, sums = 0.0, []
         for t, entry in entries:
             total += (entry.get("bytes_up", 0) + entry.get("bytes_down", 0)) / 2**20
@@ -41,16 +41,16 @@ def plot_rounds(history: Sequence[Mapping[str, Any]], path: Path) -> None:
         traffic.plot(*_xy(sums), "-", color=color)
     rounds = [line["round"] for line in history if line["round"] > 0]
     lambdas = [line["lambda"] for line in history if line["round"] > 0]
-    weight.plot(rounds, [1 - value for value in lambdas], ":", color="grey", label="1 − λ")
+    penalty.plot(rounds, [1 - value for value in lambdas], ":", color="grey", label="1 − λ")
     dice.plot([], [], "v", ms=10, mfc="none", color="grey", label="penalised")
-    dice.set(ylabel="validation Dice\nof the equal merge", title="Rate-My-LoRA")
-    weight.set(ylabel="weight in the\nre-merge")
+    dice.set(ylabel="validation Dice\nof the first merge", title="Rate-My-LoRA")
+    penalty.set(ylabel="penalty in the\nre-merge")
     traffic.set(ylabel="payload, MiB\nup and down", xlabel="server round (0: base model)")
     traffic.set_ylim(bottom=0)
     traffic.xaxis.set_major_locator(MaxNLocator(integer=True))
     dice.legend(loc="lower right")
-    weight.legend(loc="lower right")
-    for axes in (dice, weight, traffic):
+    penalty.legend(loc="lower right")
+    for axes in (dice, penalty, traffic):
         axes.grid(alpha=0.3)
     with replace_file(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)

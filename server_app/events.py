@@ -9,7 +9,7 @@ from common.errors import UserError
 PER_SITE = {
     "validation": "validation Dice",
     "local": "local Dice",
-    "weight": "weight",
+    "penalty": "penalty",
     "loss": "loss",
 }
 """Keys of a site's entry in the history, and the charts they go to."""

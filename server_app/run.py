@@ -11,14 +11,11 @@ from rich.console import Console
 from common import lora
 from common.config import RunConfig
 from common.model import file_sha256, load_base, skeleton, weight_bytes
-from common.weights import Parameters, Weights
 from server_app.curves import plot_rounds
 from server_app.events import EventWriter
 from server_app.run_dir import RunDir
 from server_app.status import StatusFile
 from server_app.summary import print_summary, summarise
-from strategies.aggregation import Shapes
-from strategies.ranks import highest_rank
 from strategies.rate_my_lora import RateMyLoRA
 from strategies.state import RoundRecord, RunState
 
@@ -33,12 +30,12 @@ def run(grid: Grid, config: RunConfig) -> None:
     """
     config = _with_fingerprint(config)
     folder = RunDir(config.path(config.run_dir))
-    initial = _initial(config)
-    state = folder.begin(config, RunState(initial))
+    model = skeleton(config.model.channels())
+    state = folder.begin(config, RunState.initial(config, lora.layer_shapes(model)))
     if state.server_round:
         log(INFO, "resuming after round %d from %s", state.server_round, folder.path)
 
-    status = StatusFile(folder.status, config.method.rounds)
+    status = StatusFile(folder.status, config.federation.rounds)
     try:
         _federate(grid, config, folder, state, status)
     except (SystemExit, KeyboardInterrupt, RunNotRunningException):
@@ -51,19 +48,10 @@ def run(grid: Grid, config: RunConfig) -> None:
     log(INFO, "history, adapter, summary and plot are in %s", folder.path)
 
 
-def _initial(config: RunConfig) -> Parameters:
-    """Return what a run starts from: random A and zero B, or the weights of the base file."""
-    if config.method.trains == "weights":
-        return Weights()
-    shapes = lora.layer_shapes(skeleton(config.model.channels()))
-    return lora.drawn_adapter(config, shapes, highest_rank(config.model.ranks, config.model.rank))
-
-
 def _federate(
     grid: Grid, config: RunConfig, folder: RunDir, state: RunState, status: StatusFile
 ) -> None:
     """Run the rounds that are left and the final test."""
-    model = skeleton(config.model.channels())
     events = None
     if config.tensorboard:
         events = EventWriter(folder.tensorboard, state.server_round + 1)
@@ -79,22 +67,16 @@ def _federate(
         if events is not None:
             events.add_round(record.to_json())
 
-    strategy = RateMyLoRA(config, Shapes.of(model), state, on_round, status.phase)
-    method = config.method
-    strategy.start(
-        grid,
-        strategy.arrays(),
-        num_rounds=method.rounds,
-        timeout=method.round_timeout_s,
-    )
-    if method.sends == "all":
+    strategy = RateMyLoRA(config, state=state, on_round=on_round, on_phase=status.phase)
+    strategy.start(grid)
+    if config.method.sends == "all":
         folder.save_result(state, config.model.alpha_per_rank, strategy.exchange.roster.base_sha256)
     scores = strategy.test(grid)
     summary = summarise(
         config.preset or "rate-my-lora",
         folder.read_history(),
         scores,
-        weight_bytes(model),
+        weight_bytes(skeleton(config.model.channels())),
         strategy.exchange.record.refused,
     )
     folder.write_summary(summary)

@@ -19,15 +19,6 @@ from common.weights import Parameters
 from server_app.checkpoint import load_checkpoint, save_checkpoint
 from strategies.state import RoundRecord, RunState
 
-MAY_CHANGE = frozenset(
-    (
-        *("profile", "resume", "run-dir", "cache-dir", "data-dir", "base-model"),
-        *("rounds", "sites", "min-sites", "wait-s", "round-timeout-s", "device", "threads"),
-        *("keep-updates", "tensorboard", "local-validation"),
-    )
-)
-"""Keys that a resumed run may have otherwise: they do not touch the rounds that are done."""
-
 
 class RunDir:
     """The folder of a run.
@@ -41,7 +32,7 @@ class RunDir:
     adapter.safetensors  the result, one adapter whatever was folded on the way
     weights.safetensors  the result where all weights are trained, as a base file
     personal/            SITE.safetensors: in a simulation, where sites end with their own
-    rounds.png           validation, weights and traffic over the rounds
+    rounds.png           validation, penalties and traffic over the rounds
     updates/             round-NNN/SITE.safetensors: the adapters that the sites sent
     tensorboard/         event files
     ==================== ================================================================
@@ -124,7 +115,7 @@ class RunDir:
 
     def save_result(self, state: RunState, scale: float, base_sha256: str) -> None:
         """Write what the run ends with: an adapter, which holds what was folded, or weights."""
-        result = state.adapter
+        result = state.parameters
         if isinstance(result, Adapter) and state.folded is not None:
             result = folding.as_adapter(state.folded, result, scale)
         path = self.adapter if isinstance(result, Adapter) else self.weights
@@ -146,10 +137,11 @@ class RunDir:
 
     def _load(self, config: RunConfig) -> RunState:
         before = RunConfig.from_flat(read_toml(self.config), str(self.config)).to_flat()
-        for key, value in config.to_flat().items():
-            if key not in MAY_CHANGE and before[key] != value:
+        now = config.to_flat()
+        for key in RunConfig.keys_that_affect("result"):
+            if before[key] != now[key]:
                 raise UserError(
-                    f"{self.path}: cannot resume, {key} was {before[key]!r} and is {value!r} now"
+                    f"{self.path}: cannot resume, {key} was {before[key]!r} and is {now[key]!r} now"
                 )
         state = load_checkpoint(self.checkpoint)
         kept = [line for line in self.read_history() if line["round"] <= state.server_round]

@@ -4,13 +4,13 @@ import json
 import os
 import socket
 import time
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
 from common.files import write_text
-from common.options import checked, option
+from common.options import option, parse
 
 RUNNING, FINISHED, FAILED, STOPPED = "running", "finished", "failed", "stopped"
 
@@ -35,12 +35,12 @@ class Status:
         Why the run failed.
     """
 
-    rounds: int
+    rounds: int = option(low=0, high=100_000)
     state: str = option(RUNNING, choices=(RUNNING, FINISHED, FAILED, STOPPED))
-    round: int = 0
+    round: int = option(0, low=0, high=100_000)
     phase: str = "gather"
-    started: float = option(0.0, low=0)
-    since: float = option(0.0, low=0)
+    started: float = option(0.0, low=0, high=1e12)
+    since: float = option(0.0, low=0, high=1e12)
     host: str = ""
     pid: int = option(0, low=0, high=2**31 - 1)
     error: str = ""
@@ -120,10 +120,4 @@ def read_status(path: Path) -> Status | None:
         raise UserError(f"{path}: damaged, not JSON ({error})") from None
     if not isinstance(found, dict):
         raise UserError(f"{path}: found a {type(found).__name__}, expected the status of a run")
-    specs = {spec.name: spec for spec in fields(Status)}
-    if wrong := sorted(set(found) - set(specs)):
-        raise UserError(f"{path}: unknown key {wrong[0]!r}, expected the status of a run")
-    if "rounds" not in found:
-        raise UserError(f"{path}: found no 'rounds', expected the status of a run")
-    values = {key: checked(key, value, specs[key], str(path)) for key, value in found.items()}
-    return Status(**values)  # type: ignore[arg-type]
+    return parse(Status, found, str(path))

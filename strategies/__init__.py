@@ -1,1 +1,5 @@
-"""The method: merging, penalty, and the Flower strategy that runs them."""
+"""The method and its neighbours as Flower strategies; :class:`RateMyLoRA` is the one to start."""
+
+from strategies.rate_my_lora import RateMyLoRA
+
+__all__ = ["RateMyLoRA"]

@@ -8,17 +8,17 @@ from torch import nn
 
 from common import lora, records
 from common.adapter import Adapter, Factors
+from common.messages import Reader, Update
 from common.method import BOTH, Half, MethodConfig
 from common.model import weight_shapes
 from common.weights import Parameters, Weights
 from strategies import merging, weighting
-from strategies.replies import Reader, Update
 from strategies.state import Merged, RunState
 
 
 @dataclass(frozen=True)
 class Shapes:
-    """What fits the run's network.
+    """The shapes of a run's network.
 
     Attributes
     ----------
@@ -33,17 +33,17 @@ class Shapes:
 
     @classmethod
     def of(cls, model: nn.Module) -> "Shapes":
-        """Return those of a network, which may be without memory for its weights."""
+        """Return the shapes of a network; it may be a skeleton."""
         return cls(lora.layer_shapes(model), weight_shapes(model))
 
 
 def reader(
     state: RunState, method: MethodConfig, shapes: Shapes, rank: int, server_round: int
 ) -> Reader:
-    """Return what reads a site's arrays after a round of training.
+    """Return a function that reads the arrays which a site sends after training.
 
-    Halves of factors that are not sent are those of the last merge, as they did not train or stay
-    at their site.
+    A half of the factors that is not sent is taken from the last merge: it did not train, or it
+    stays at its site.
     """
 
     def read(arrays: ArrayRecord | None) -> Parameters:
@@ -54,8 +54,9 @@ def reader(
         halves = method.sent_up(server_round)
         if halves and arrays is None:
             raise ValueError("the reply has no adapter")
-        assert isinstance(state.adapter, Adapter)
-        return records.record_to_whole(arrays, halves, state.adapter.truncated(rank), shapes.layers)
+        before = state.parameters
+        assert isinstance(before, Adapter)
+        return records.record_to_whole(arrays, halves, before.truncated(rank), shapes.layers)
 
     return read
 
@@ -83,17 +84,17 @@ def merge(
     Parameters
     ----------
     updates
-        By site.
+        What is merged, by site.
     masses
         m_c by site.
     method
-        Says how.
+        Its ``merge`` and its ``factors`` are used.
     state
-        Of the run before the merge, from which comes what did not train.
+        The run's state before the merge, which holds the halves of factors that did not train.
     server_round
-        The round, which says what trained.
+        The number of the round, which decides the halves that trained.
     """
-    before = state.adapter
+    before = state.parameters
     if isinstance(before, Weights):
         whole = {site: u.values for site, u in updates.items() if isinstance(u, Weights)}
         return Merged(Weights(merging.mean_weights(whole, masses)))

@@ -1,19 +1,18 @@
 """Talking to the sites in a round: messages out, replies matched, everything on record."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from logging import WARNING
 
-from flwr.app import ArrayRecord, Message, Metadata, RecordDict
+from flwr.app import Message, Metadata
 from flwr.common import log
 from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.serverapp import Grid
 
-from common import records
 from common.config import RunConfig
-from strategies.replies import payload
-from strategies.roster import Roster, Site
-from strategies.state import RoundRecord
+from common.messages import Request, payload
+from strategies.roster import Member, Roster
+from strategies.state import RoundRecord, RunState
 
 
 class Exchange:
@@ -23,8 +22,8 @@ class Exchange:
     ----------
     config
         The run's configuration; it travels in every message.
-    ranks
-        By site name, see :class:`strategies.roster.Roster`.
+    state
+        The run's state, for its ranks and its id; see :class:`strategies.roster.Roster`.
 
     Attributes
     ----------
@@ -34,11 +33,11 @@ class Exchange:
         Of the round that is going on.
     """
 
-    def __init__(self, config: RunConfig, ranks: dict[str, int]) -> None:
+    def __init__(self, config: RunConfig, state: RunState) -> None:
         self.config = config
-        self.roster = Roster(config, ranks)
+        self.roster = Roster(config, state)
         self.record = RoundRecord(0)
-        self._asked: list[tuple[Metadata, Site]] = []
+        self._asked: list[tuple[Metadata, Member]] = []
         self._clock = time.monotonic()
 
     def begin(self, server_round: int) -> None:
@@ -46,7 +45,7 @@ class Exchange:
         self.record = RoundRecord(server_round)
         self._clock = time.monotonic()
 
-    def online(self, grid: Grid) -> list[Site]:
+    def online(self, grid: Grid) -> list[Member]:
         """Return the sites to send to, and record who was turned away since the last time."""
         sites = self.roster.online(grid)
         for name, reason in self.roster.refusals:
@@ -54,37 +53,22 @@ class Exchange:
         self.roster.refusals.clear()
         return sites
 
-    def message(
-        self, site: Site, kind: str, arrays: Mapping[str, ArrayRecord], **extra: int
-    ) -> Message:
-        """Return a message to a site; its payload is counted.
-
-        Parameters
-        ----------
-        site
-            Who gets it.
-        kind
-            Its type, of :mod:`common.records`.
-        arrays
-            What it brings, by key.
-        **extra
-            Of ``records.MESSAGE_KEYS`` but the round, with underscores.
-        """
-        more = {key.replace("_", "-"): value for key, value in extra.items()}
-        more["server-round"] = self.record.server_round
-        config = records.config_to_record(self.config, **more)
-        content = RecordDict({records.CONFIG: config, **arrays})
-        message = Message(content, dst_node_id=site.node_id, message_type=kind)
+    def message(self, site: Member, request: Request) -> Message:
+        """Return a message to a site; its payload is counted."""
+        message = Message(request.to_record(), dst_node_id=site.node_id, message_type=request.kind)
         self._asked.append((message.metadata, site))
         self.record.add_bytes(site.name, down=payload(message))
         return message
 
     def send(self, grid: Grid, messages: list[Message]) -> Iterable[Message]:
         """Send messages and wait for the replies, no longer than ``round-timeout-s``."""
-        return grid.send_and_receive(messages, timeout=self.config.method.round_timeout_s)
+        return grid.send_and_receive(messages, timeout=self.config.federation.round_timeout_s)
 
-    def by_site(self, replies: Iterable[Message], phase: str) -> list[tuple[Site, Message]]:
-        """Return replies with their sites, by name; sites silent or gone are recorded."""
+    def by_site(self, replies: Iterable[Message], phase: str) -> list[tuple[Member, Message]]:
+        """Return replies with their sites, by name; sites silent or gone are recorded.
+
+        The payload of the replies is counted.
+        """
         asked = {metadata.message_id: site.node_id for metadata, site in self._asked}
         self._asked.clear()
         by_node = {}
@@ -94,9 +78,10 @@ class Exchange:
                 node = asked.get(answered, node)
             by_node[node] = reply
         found = []
-        for site in sorted(self.roster.sites.values(), key=lambda site: site.name):
+        for site in sorted(self.roster.members.values(), key=lambda site: site.name):
             if site.node_id in by_node:
                 found.append((site, by_node[site.node_id]))
+                self.record.add_bytes(site.name, up=payload(by_node[site.node_id]))
             else:
                 self.refuse(phase, site.name, "no answer")
         return found

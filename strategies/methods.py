@@ -1,9 +1,9 @@
 """The methods by name: each one is a combination of configuration keys.
 
 A new method that combines what is there is one entry here. What the words mean is in
-:mod:`common.method`; the equations are in :mod:`strategies.merging`, :mod:`strategies.weighting`,
-:mod:`strategies.penalty` and :mod:`strategies.ratings`. In the equations of the entries c is a
-site, t a round, n_c the site's training slices, ΔW = s·B·A the change that an adapter makes.
+:mod:`common.method`; the equations are in :mod:`strategies.merging`, :mod:`strategies.weighting`
+and :mod:`strategies.rules`. In the equations of the entries c is a site, t a round, n_c the site's
+training slices, ΔW = s·B·A the change that an adapter makes.
 """
 
 from collections.abc import Mapping
@@ -22,15 +22,15 @@ class Method:
     Attributes
     ----------
     title
-        What it is, for people.
+        What the method does, in one line.
     source
-        Paper.
+        The paper, with its equation or algorithm.
     equation
         How the next round's start comes from the sites' updates.
     keys
-        Of the run configuration, over the defaults.
+        Keys of the run configuration that differ from the defaults.
     note
-        What differs from the source here.
+        How this implementation differs from the source.
     """
 
     title: str
@@ -116,7 +116,7 @@ METHODS: Mapping[str, Method] = {
         {**EQUAL, "merge": "residual", **EXAMPLES},
     ),
     "feddg-ga": Method(
-        "site weights moved by the gap between its own and the merged validation",
+        "site shares moved by the gap between its own and the merged validation",
         "Zhang et al., CVPR 2023, Generalization Adjustment",
         "a_c ← a_c + d_t·(gap_c − mean gap) / max|gap − mean gap|, normalised",
         {"merge": "svd", "rating": "gap"},

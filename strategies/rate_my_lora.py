@@ -1,13 +1,14 @@
-"""Rate-My-LoRA as a Flower strategy: train, equal merge, validate, penalty, re-merge.
+"""Rate-My-LoRA as a Flower strategy: train, first merge, validate, penalty, re-merge.
 
-Source: He et al., "Rate-My-LoRA", ISBI 2025, arXiv 2501.03223. The equations are in
-:mod:`strategies.merging`, :mod:`strategies.weighting` and :mod:`strategies.penalty`; the hooks here
-move messages. Other methods (:mod:`strategies.methods`) differ in what is sent
-(:mod:`strategies.delivery`), merged (:mod:`strategies.aggregation`) and rated
-(:mod:`strategies.rules`), and take the same way.
+Source: He et al., "Rate-My-LoRA", ISBI 2025, arXiv 2501.03223. The hooks here only move messages.
+What a round computes is in :mod:`strategies.round`; Eq. 1 is in :mod:`strategies.rules.penalty`,
+the merges are in :mod:`strategies.merging`. Other methods (:mod:`strategies.methods`) differ in
+what is sent (:mod:`strategies.delivery`), merged (:mod:`strategies.aggregation`) and rated
+(:mod:`strategies.rules`), and use the same strategy.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
+from functools import partial
 from logging import INFO
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -15,22 +16,18 @@ from flwr.common import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
-from common import records
+from common import messages, records
 from common.config import RunConfig
 from common.errors import UserError
+from common.messages import ReplyError, Request, Train, Update, Validate, Validation, read_reply
+from common.model import skeleton
+from common.options import Value
+from common.weights import Parameters, Weights
 from strategies import aggregation
 from strategies.aggregation import Shapes
 from strategies.delivery import Delivery
 from strategies.exchange import Exchange
-from strategies.replies import (
-    ReplyError,
-    Validation,
-    payload,
-    read_test,
-    read_update,
-    read_validation,
-)
-from strategies.roster import Site
+from strategies.roster import Member
 from strategies.round import Round
 from strategies.rules import rule_of
 from strategies.state import Merged, RoundRecord, RunState
@@ -38,48 +35,64 @@ from strategies.state import Merged, RoundRecord, RunState
 EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
 OnRound = Callable[[RunState, RoundRecord], None]
 """Called after every finished round; what it saves is what a crash cannot take."""
-Arrays = Mapping[str, ArrayRecord]
-EMPTY: Arrays = {}
 OnPhase = Callable[[int, str], None]
 """Called with (server round, phase) when a phase begins."""
 
 
 class RateMyLoRA(Strategy):
-    """The two-phase aggregation of DESIGN §1.
+    """Federated LoRA that merges twice a round: before the sites validate, and after.
 
     Parameters
     ----------
     config
-        The run's configuration.
+        The run's configuration; the default is the demo's. It travels to the sites.
     shapes
-        Of the network's layers and weights.
+        Shapes of the network's layers and weights; the default is the configuration's U-Net.
     state
-        Where to start: a fresh state, or that of a checkpoint.
+        Where to start, such as the state of a checkpoint; the default is the initial adapter.
     on_round
         Called after every finished round.
     on_phase
         Called when a phase begins: ``gather``, ``rate base``, ``train``, ``validate``, ``test``.
+    **keys
+        Keys of the run configuration that take the place of those in ``config``, such as
+        ``rounds``, ``lambda_0``, ``decay``, ``merge``, ``share``, ``rating`` or ``min_sites``; see
+        :mod:`common.config` and :mod:`common.method`.
+
+    Raises
+    ------
+    UserError
+        A key is unknown, or its value is of the wrong type or out of range.
+
+    Examples
+    --------
+    >>> strategy = RateMyLoRA(rounds=20, lambda_0=0.2, merge="svd", min_sites=3)
+    >>> result = strategy.start(grid)
     """
 
     def __init__(
         self,
-        config: RunConfig,
-        shapes: Shapes,
-        state: RunState,
-        on_round: OnRound,
+        config: RunConfig | None = None,
+        *,
+        shapes: Shapes | None = None,
+        state: RunState | None = None,
+        on_round: OnRound = lambda _, __: None,
         on_phase: OnPhase = lambda _, __: None,
+        **keys: Value,
     ) -> None:
-        self.config = config
+        flat = {name.replace("_", "-"): value for name, value in keys.items()}
+        base = config or RunConfig()
+        self.config = config = RunConfig.from_flat({**base.to_flat(), **flat}, "RateMyLoRA")
         self.method = config.method
-        self.shapes = shapes
-        self.state = state
+        self.shapes = shapes or Shapes.of(skeleton(config.model.channels()))
+        self.state = state or RunState.initial(config, self.shapes.layers)
         self.on_round = on_round
         self.on_phase = on_phase
-        self.exchange = Exchange(config, state.ranks)
-        self.delivery = Delivery(config, state)
-        self.rule = rule_of(config.method, state.rating)
-        self.run_rank = state.adapter.rank
-        self._begin_round(state.server_round)
+        self.exchange = Exchange(config, self.state)
+        self.run_rank = self.state.parameters.rank
+        self.delivery = Delivery(config, self.state, self.run_rank)
+        self.rule = rule_of(config, self.state.rating)
+        self._begin_round(self.state.server_round)
 
     def summary(self) -> None:
         """Log the method's settings."""
@@ -90,35 +103,70 @@ class RateMyLoRA(Strategy):
     def start(  # type: ignore[override]
         self,
         grid: Grid,
-        initial_arrays: ArrayRecord,
-        num_rounds: int = 3,
+        initial_arrays: ArrayRecord | None = None,
+        num_rounds: int | None = None,
+        timeout: float | None = None,
         evaluate_fn: EvaluateFn | None = None,
-        **kwargs: object,
     ) -> Result:
         """Gather the sites, rate the base model and run the rounds that are left.
 
-        Flower evaluates and returns what ``aggregate_train`` gave, the equal merge; here both are
-        of the penalised re-merge, which is only known after the validation.
+        Flower evaluates and returns what ``aggregate_train`` gave, the first merge; here both are
+        of the penalised re-merge, which is only known after the validation. There is no
+        ``train_config`` or ``evaluate_config``: sites get the run's configuration.
+
+        Parameters
+        ----------
+        grid
+            The grid that Flower gives the ServerApp.
+        initial_arrays
+            What to start from, as :meth:`arrays` returns it; the default is the state's.
+        num_rounds, timeout
+            Rounds in all, and seconds to wait for the sites in each phase of a round; the defaults
+            are the configuration's ``rounds`` and ``round-timeout-s``.
+        evaluate_fn
+            Called before the first round and after every round with the round and the re-merge.
+
+        Returns
+        -------
+        Result
+            The last re-merge in ``arrays``, and each site's validation Dice by round in
+            ``evaluate_metrics_clientapp``.
 
         Raises
         ------
         UserError
-            Too few sites can take part, or are left in a round.
+            Too few sites can take part, or are left in a round; or the initial arrays do not fit.
         """
+        if initial_arrays is not None:
+            self.state.parameters = self._read_initial(initial_arrays)
         self.on_phase(self.state.server_round, "gather")
         self.exchange.roster.gather(grid)
         if self.state.server_round == 0 and not self.state.previous and self.method.validates:
             self._rate_base(grid)
-        if evaluate_fn:
-            kwargs["evaluate_fn"] = lambda *_: evaluate_fn(self.state.server_round, self.arrays())
-        left = max(0, num_rounds - self.state.server_round)
-        result = super().start(grid, initial_arrays, left, **kwargs)  # type: ignore[arg-type]
+        rounds = self.config.federation.rounds if num_rounds is None else num_rounds
+        result = super().start(
+            grid,
+            self.arrays(),
+            max(0, rounds - self.state.server_round),
+            self.config.federation.round_timeout_s if timeout is None else timeout,
+            evaluate_fn=evaluate_fn
+            and (lambda *_: evaluate_fn(self.state.server_round, self.arrays())),
+        )
         result.arrays = self.arrays()
         return result
 
     def arrays(self) -> ArrayRecord:
-        """Return the state's adapter, or weights, as Flower keeps them."""
-        return records.tensors_to_record(self.state.adapter.tensors())
+        """Return the adapter, or the weights, that the run has reached, as Flower keeps them."""
+        return records.tensors_to_record(self.state.parameters.tensors())
+
+    def _read_initial(self, arrays: ArrayRecord) -> Parameters:
+        before, shapes = self.state.parameters, self.shapes
+        try:
+            if isinstance(before, Weights):
+                return Weights(records.record_to_named(arrays, shapes.weights))
+            return records.record_to_adapter(arrays, before.scale, shapes.layers, before.rank)
+        except ValueError as error:
+            raise UserError(f"initial_arrays: {error}") from None
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -126,62 +174,61 @@ class RateMyLoRA(Strategy):
         """Send every site the last re-merge at its rank."""
         self._begin_round(self.state.server_round + 1)  # Flower counts from 1 when resumed, too
         self.on_phase(self.state.server_round + 1, "train")
-        messages = []
+        sent = []
         for site in self.exchange.online(grid):
             rank = self.exchange.roster.rank(site)
             self.exchange.record.note(site.name, rank=rank)
-            messages.append(self._message(site, records.TRAIN, self.state.merged(site.name), rank))
-        return messages
+            if self.method.keeps_own or self.method.folds:
+                self.exchange.record.note(site.name, held=self.state.held.get(site.name, 0))
+            sent.append(self._message(site, Train, self.state.merged(site.name), rank))
+        return sent
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Check the adapters and merge them with equal weights."""
+        """Check what the sites trained and merge it with the shares alone."""
         self.exchange.split_time("train")
         number = self.exchange.record.server_round
+        updates = {}
         for site, reply in self.exchange.by_site(replies, "train"):
-            self.exchange.record.add_bytes(site.name, up=payload(reply))
             rank = self.exchange.roster.rank(site)
             read = aggregation.reader(self.state, self.method, self.shapes, rank, number)
             try:
-                self.round.accept(site.name, read_update(reply, read))
-                self.delivery.trained(site.name, number)
+                updates[site.name] = read_reply(reply, partial(Update.from_record, read=read))
+                self.state.held[site.name] = number
             except ReplyError as error:
-                self.delivery.failed(site.name)
-                self.exchange.refuse("train", site.name, str(error))
-        self.round.screen()
+                self._refuse("train", site.name, error)
+        self._put_on_record(self.round.screen(updates))
         self._require_sites()
-        merged = self.round.merge_equally()
+        merged = self.round.merge()
         self.exchange.split_time("merge")
         return records.tensors_to_record(merged.parameters.tensors()), None
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Send every site the equal merge at its rank, where the method rates it."""
+        """Send every site the first merge at its rank, where the method rates it."""
         if not self.method.validates:
             return []
         self.on_phase(self.exchange.record.server_round, "validate")
-        merged, others = self.round.equal_merge, self.round.others()
-        messages = []
+        merged, others = self.round.first_merge, self.round.others()
+        self._others = len(others)
+        sent = []
         for site in self.exchange.online(grid):
             rank = self.exchange.roster.rank(site)
-            more = {
-                records.OTHER.format(number): records.adapter_to_record(other.truncated(rank))
-                for number, other in enumerate(others, start=1)
-            }
-            messages.append(self._message(site, records.VALIDATE, merged, rank, more))
-        return messages
+            more = tuple(records.adapter_to_record(other.truncated(rank)) for other in others)
+            sent.append(self._message(site, Validate, merged, rank, more))
+        return sent
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
-        """Weigh the sites by what they report and merge again."""
+        """Settle the masses by what the sites report and merge again."""
         validation: dict[str, Validation] = {}
         if self.method.validates:
             self.exchange.split_time("validate")
             validation = self._read_validations(replies)
-        self.round.settle(validation)
+        self._put_on_record(self.round.settle(validation))
         self.exchange.split_time("re-merge")
         self.on_round(self.state, self.exchange.record)
         return MetricRecord({f"dice {name}": v.dice for name, v in validation.items()}) or None
@@ -190,33 +237,43 @@ class RateMyLoRA(Strategy):
         """Ask every site for the scores of the base and of the result on its test patients."""
         self._begin_round(self.state.server_round)
         self.on_phase(self.state.server_round, "test")
-        messages = []
+        sent = []
         for site in self.exchange.online(grid):
             rank = self.exchange.roster.rank(site) if self.method.personal else self.run_rank
-            messages.append(self._message(site, records.TEST, self.state.merged(site.name), rank))
+            sent.append(self._message(site, messages.Test, self.state.merged(site.name), rank))
         scores = {}
-        for site, reply in self.exchange.by_site(self.exchange.send(grid, messages), "test"):
+        for site, reply in self.exchange.by_site(self.exchange.send(grid, sent), "test"):
             try:
-                scores[site.name] = read_test(reply)
+                scores[site.name] = read_reply(reply, messages.TestScores.from_record).numbers()
             except ReplyError as error:
-                self.exchange.refuse("test", site.name, str(error))
+                self._refuse("test", site.name, error)
         return scores
 
     def _message(
-        self, site: Site, kind: str, merged: Merged, rank: int, more: Arrays = EMPTY
+        self,
+        site: Member,
+        kind: type[Request],
+        merged: Merged | None = None,
+        rank: int = 0,
+        others: tuple[ArrayRecord, ...] = (),
     ) -> Message:
         number = self.exchange.record.server_round
-        arrays, folds = self.delivery.pack(site.name, kind, merged, rank, number)
-        extra = {"site_rank": rank, "run_rank": self.run_rank, "folds": folds}
-        return self.exchange.message(site, kind, {**arrays, **more}, **extra)
+        request = self.delivery.pack(kind, number, site.name, rank, merged, others)
+        return self.exchange.message(site, request)
+
+    def _refuse(self, phase: str, site: str, error: ReplyError) -> None:
+        """Record a refusal; a site that lost what it held is from then on like a newcomer."""
+        if error.lost:
+            self.state.held.pop(site, None)
+        self.exchange.refuse(phase, site, str(error))
 
     def _rate_base(self, grid: Grid) -> None:
         """Ask for P(0), the validation of the frozen base, before round 1."""
         self._begin_round(0)
         self.on_phase(0, "rate base")
         sites = self.exchange.online(grid)
-        messages = [self.exchange.message(site, records.VALIDATE, {}) for site in sites]
-        validation = self._read_validations(self.exchange.send(grid, messages))
+        sent = [self._message(site, Validate) for site in sites]
+        validation = self._read_validations(self.exchange.send(grid, sent))
         for name, found in validation.items():
             self.state.previous[name] = found.dice
             self.exchange.record.note(name, validation=found.dice)
@@ -225,25 +282,36 @@ class RateMyLoRA(Strategy):
 
     def _begin_round(self, number: int) -> None:
         self.exchange.begin(number)
-        self.round = Round(number, self.config, self.state, self.rule, self.exchange)
+        self.round = Round(number, self.config, self.state, self.rule)
+        self._others = 0  # adapters that sites validate beside the merge
+
+    def _put_on_record(self, found: RoundRecord) -> None:
+        record = self.exchange.record
+        record.lambda_t = found.lambda_t
+        for name, facts in found.sites.items():
+            record.note(name, **facts)
+        for refused in found.refused:
+            self.exchange.refuse(refused["phase"], refused["site"], refused["reason"])
 
     def _read_validations(self, replies: Iterable[Message]) -> dict[str, Validation]:
         validation = {}
         for site, reply in self.exchange.by_site(replies, "validate"):
             try:
-                validation[site.name] = read_validation(reply)
+                read = partial(Validation.from_record, others=self._others)
+                validation[site.name] = read_reply(reply, read)
             except ReplyError as error:
-                self.exchange.refuse("validate", site.name, str(error))
+                self._refuse("validate", site.name, error)
         return validation
 
     def _require_sites(self) -> None:
         """Stop the run when too few sites are left; what was saved stays."""
         found, record = len(self.round.used), self.exchange.record
-        if found >= self.method.min_sites:
+        needed = self.config.federation.min_sites
+        if found >= needed:
             return
         why = "; ".join(f"{r['site']}: {r['reason']}" for r in record.refused)
         raise UserError(
             f"round {record.server_round}: {found} site(s) trained, expected at least min-sites = "
-            f"{self.method.min_sites} ({why}); round {self.state.server_round} is saved, "
+            f"{needed} ({why}); round {self.state.server_round} is saved, "
             "resume = true goes on from it"
         )

@@ -2,19 +2,18 @@
 
 import time
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from logging import INFO, WARNING
 
-from flwr.app import Message, RecordDict
+from flwr.app import Message
 from flwr.common import log
 from flwr.serverapp import Grid
 
-from common import records
 from common.config import RunConfig
 from common.errors import UserError
+from common.messages import Describe, Description, ReplyError, read_reply
 from strategies.ranks import assign_ranks
-from strategies.replies import ReplyError, read_description
+from strategies.state import RunState
 
 POLL_S = 1.0
 MEET_S = 30
@@ -24,32 +23,25 @@ ASK_AGAIN_S = 120.0
 
 
 @dataclass(frozen=True)
-class Site:
-    """A hospital that takes part.
+class Member:
+    """A site that takes part in the run.
 
     Attributes
     ----------
     node_id
         Flower's key; answers are told apart by it.
-    name
-        For people, and for going on after a restart, when Flower gives new keys.
-    train_examples
-        Slices in the training split.
     facts
-        All that the site said of itself: cases by split, base file.
+        What the site said of itself. Its name is for people, and for going on after a restart,
+        when Flower gives new keys.
     """
 
     node_id: int
-    name: str
-    train_examples: int
-    base_sha256: str
-    facts: Mapping[str, object]
+    facts: Description
 
     @property
-    def max_rank(self) -> int | None:
-        """The highest rank that the site's own limits allow; None where there is no limit."""
-        value = self.facts.get("max-rank")
-        return value if isinstance(value, int) else None
+    def name(self) -> str:
+        """The site's name."""
+        return self.facts.name
 
 
 class Roster:
@@ -59,25 +51,26 @@ class Roster:
     ----------
     config
         The run's configuration; sent to every site that is asked to describe itself.
-    ranks
-        By site name, those of the run so far; filled when the run starts, then kept.
+    state
+        The run's state: its id, and the ranks by site name, which are filled when the run starts.
 
     Attributes
     ----------
-    sites
+    members
         By node, all that were ever admitted and not replaced.
     ranks
-        By name, fixed when the run starts.
+        By site name, fixed when the run starts.
     base_sha256
         The fingerprint that every site's base file must have.
     refusals
         (site, reason) of nodes that were turned away; whoever records them empties the list.
     """
 
-    def __init__(self, config: RunConfig, ranks: dict[str, int]) -> None:
+    def __init__(self, config: RunConfig, state: RunState) -> None:
         self.config = config
-        self.sites: dict[int, Site] = {}
-        self.ranks = ranks
+        self.members: dict[int, Member] = {}
+        self.run_id = state.run_id
+        self.ranks = state.ranks
         self.base_sha256 = config.base_sha256.lower()
         self.refusals: list[tuple[str, str]] = []
         self._turned_away: set[int] = set()
@@ -93,29 +86,29 @@ class Roster:
         UserError
             Fewer than ``min-sites`` can take part.
         """
-        method = self.config.method
-        deadline = time.monotonic() + method.wait_s
-        while len(nodes := list(grid.get_node_ids())) < method.sites:
+        federation = self.config.federation
+        deadline = time.monotonic() + federation.wait_s
+        while len(nodes := list(grid.get_node_ids())) < federation.sites:
             if time.monotonic() > deadline:
-                log(WARNING, "%d of %d sites connected", len(nodes), method.sites)
+                log(WARNING, "%d of %d sites connected", len(nodes), federation.sites)
                 break
             time.sleep(POLL_S)
-        online = self.online(grid, method.round_timeout_s)
-        if len(online) < method.min_sites:
+        online = self.online(grid, federation.round_timeout_s)
+        if len(online) < federation.min_sites:
             why = "; ".join(f"{site}: {reason}" for site, reason in self.refusals)
-            why = why or f"{len(nodes)} connected within {method.wait_s} s"
+            why = why or f"{len(nodes)} connected within {federation.wait_s} s"
             raise UserError(
                 f"{len(online)} site(s) can take part, expected at least min-sites = "
-                f"{method.min_sites}: {why}"
+                f"{federation.min_sites}: {why}"
             )
         if not self.ranks:
-            examples = {site.name: site.train_examples for site in online}
+            examples = {site.name: site.facts.train_examples for site in online}
             model = self.config.model
             self.ranks.update(assign_ranks(model.ranks, model.rank, examples))
         for site in online:
-            log(INFO, "%s: rank %d, %s", site.name, self.rank(site), _facts(site))
+            log(INFO, "%s: rank %d, %s", site.name, self.rank(site), _counts(site.facts))
 
-    def online(self, grid: Grid, patience_s: float = MEET_S) -> list[Site]:
+    def online(self, grid: Grid, patience_s: float = MEET_S) -> list[Member]:
         """Return the sites that are connected now, sorted by name; new nodes are asked first.
 
         Parameters
@@ -129,80 +122,70 @@ class Roster:
         nodes = set(grid.get_node_ids())
         if gone := self._connected - nodes:  # a name that was taken may be free now
             self._turned_away.clear()
-            self._away |= gone & set(self.sites)
+            self._away |= gone & set(self.members)
         self._connected = nodes
         now = time.monotonic()
         self._silent = {n: until for n, until in self._silent.items() if n in nodes and now < until}
-        known = set(self.sites) - self._away
+        known = set(self.members) - self._away
         if new := nodes - known - self._turned_away - set(self._silent):
             self._meet(grid, nodes, sorted(new), patience_s)
         here = nodes - self._away
-        return sorted((s for node, s in self.sites.items() if node in here), key=lambda s: s.name)
+        return sorted((s for node, s in self.members.items() if node in here), key=lambda s: s.name)
 
-    def rank(self, site: Site) -> int:
+    def rank(self, site: Member) -> int:
         """Return the site's rank, within its own limit.
 
         One that joins later gets that of the smallest site.
         """
         rank = self.ranks.get(site.name, min(self.ranks.values()))
-        return rank if site.max_rank is None else min(rank, site.max_rank)
+        return rank if site.facts.max_rank is None else min(rank, site.facts.max_rank)
 
     def _meet(self, grid: Grid, connected: set[int], new: list[int], patience_s: float) -> None:
-        content = RecordDict({records.CONFIG: records.config_to_record(self.config)})
+        content = Describe(self.config, self.run_id).to_record()
         replies = grid.send_and_receive(
-            [Message(content, dst_node_id=node, message_type=records.DESCRIBE) for node in new],
-            timeout=min(patience_s, self.config.method.round_timeout_s),
+            [Message(content, dst_node_id=node, message_type=Describe.kind) for node in new],
+            timeout=min(patience_s, self.config.federation.round_timeout_s),
         )
         self._turned_away.update(new)  # until they are admitted, or some node leaves
         silent = set(new)
-        described: list[tuple[str, int, Mapping[str, object]]] = []
+        described: list[Member] = []
         for reply in replies:
             node = reply.metadata.src_node_id
             if node not in silent:  # the SuperLink itself, of a node that is gone
                 continue
             silent.discard(node)
             try:
-                facts = read_description(reply)
-                described.append((str(facts["site"]), node, facts))
+                described.append(Member(node, read_reply(reply, Description.from_record)))
             except ReplyError as error:
                 self.refusals.append((f"node {node}", str(error)))
         self.refusals += [(f"node {node}", "no answer") for node in sorted(silent)]
         self._turned_away -= silent
         self._silent |= dict.fromkeys(silent, time.monotonic() + ASK_AGAIN_S)
+        described.sort(key=lambda site: (site.name, site.node_id))  # not by who answered first
         if not self.base_sha256 and described:  # what most of them have
-            found = Counter(
-                str(facts["base-sha256"]) for _, _, facts in sorted(described, key=_key)
-            )
+            found = Counter(site.facts.base_sha256 for site in described)
             self.base_sha256 = found.most_common(1)[0][0]
-        for name, node, facts in sorted(described, key=_key):
+        for site in described:
             try:
-                self._admit(node, facts, connected)
-                self._turned_away.discard(node)
+                self._admit(site, connected)
+                self._turned_away.discard(site.node_id)
             except ReplyError as error:
-                self.refusals.append((name, str(error)))
+                self.refusals.append((site.name, str(error)))
 
-    def _admit(self, node: int, facts: Mapping[str, object], connected: set[int]) -> None:
-        name, sha256 = str(facts["site"]), str(facts["base-sha256"])
-        for other, site in list(self.sites.items()):
-            if site.name == name and other != node and other in connected:
-                raise ReplyError(f"another connected site is called {name!r} already")
-            if site.name == name:  # the same site, back under a new key or the old one
-                del self.sites[other]
-        if sha256 != self.base_sha256:
+    def _admit(self, site: Member, connected: set[int]) -> None:
+        for node, other in list(self.members.items()):
+            if other.name == site.name and node != site.node_id and node in connected:
+                raise ReplyError(f"another connected site is called {site.name!r} already")
+            if other.name == site.name:  # the same site, back under a new key or the old one
+                del self.members[node]
+        if (sha256 := site.facts.base_sha256) != self.base_sha256:
             raise ReplyError(
                 f"its base model has SHA-256 {sha256[:16]}…, expected {self.base_sha256[:16]}…"
             )
-        self.sites[node] = Site(node, name, int(str(facts["train-examples"])), sha256, facts)
-        self._away.discard(node)
+        self.members[site.node_id] = site
+        self._away.discard(site.node_id)
 
 
-def _key(described: tuple[str, int, Mapping[str, object]]) -> tuple[str, int]:
-    """Sort sites by name, not by who answered first."""
-    return described[:2]
-
-
-def _facts(site: Site) -> str:
-    counts = [
-        f"{site.facts.get(f'{split}-cases', 0)} {split}" for split in ("train", "val", "test")
-    ]
-    return f"{', '.join(counts)} cases, {site.train_examples} training slices"
+def _counts(facts: Description) -> str:
+    cases = f"{facts.train_cases} train, {facts.val_cases} val, {facts.test_cases} test"
+    return f"{cases} cases, {facts.train_examples} training slices"

@@ -1,122 +1,109 @@
-"""A round of the method: the sites' updates, their merge, what validation makes of it."""
+"""A round of the method: the sites' updates, their first merge, what validation makes of it."""
 
 from collections.abc import Mapping
 
 from common.adapter import Adapter
 from common.config import RunConfig
+from common.messages import Update, Validation
 from common.weights import Parameters
-from strategies import aggregation, screening
-from strategies.exchange import Exchange
-from strategies.penalty import removed
-from strategies.replies import Update, Validation
-from strategies.rules import Masses, Plain, Settled
-from strategies.state import Merged, RunState
+from strategies import aggregation, screening, weighting
+from strategies.rules.base import Masses, Rule
+from strategies.state import Merged, RoundRecord, RunState
 
 
 class Round:
-    """What happens between the first update and the settled merge of a round.
+    """What happens between the updates and the settled merge of a round, without any message.
+
+    :meth:`screen`, :meth:`merge` and :meth:`settle` follow one another, each once; the first and
+    the last return what they add to the round's record.
 
     Parameters
     ----------
     number
-        1 for the first.
+        1 for the first round.
     config
-        Of the run.
+        The run's configuration.
     state
-        Before the round; the one that :meth:`settle` moves on.
+        The run's state before the round; :meth:`settle` moves it on.
     rule
         How validation moves the masses.
-    exchange
-        Whose record is written.
 
     Attributes
     ----------
     updates
-        By site, as they were sent.
+        What the sites sent, by name.
     used
-        By site, as they are merged.
+        What of it is merged, by site.
     share
-        By site, of the merge that is validated.
-    equal_merge
-        That merge.
+        Share of every site in the first merge.
+    first_merge
+        The merge that is validated.
     """
 
-    def __init__(
-        self, number: int, config: RunConfig, state: RunState, rule: Plain, exchange: Exchange
-    ) -> None:
+    def __init__(self, number: int, config: RunConfig, state: RunState, rule: Rule) -> None:
         self.number = number
+        self.config = config
         self.method = config.method
+        self.screening = config.screening
         self.state = state
         self.rule = rule
-        self.exchange = exchange
-        self.updates: dict[str, Update] = {}
+        self.updates: Mapping[str, Update] = {}
         self.used: dict[str, Parameters] = {}
         self.share: Masses = {}
-        self.equal_merge = Merged(state.adapter)
+        self.first_merge = Merged(state.parameters)
 
-    def accept(self, name: str, update: Update) -> None:
-        """Keep and record what a site trained."""
-        self.updates[name] = update
-        facts: dict[str, float] = {
-            "examples": update.examples,
-            "loss": update.loss,
-            "train_s": update.seconds,
-        }
-        if update.local_dice is not None:
-            facts["local"] = update.local_dice
-        if update.start_dice is not None:
-            facts["start"] = update.start_dice
-            if self.method.previous == "penalised":
+    def screen(self, updates: Mapping[str, Update]) -> RoundRecord:
+        """Take what the sites trained, and settle what of it is merged."""
+        found = RoundRecord(self.number)
+        self.updates = updates
+        self.used = {name: update.parameters for name, update in updates.items()}
+        for name, update in updates.items():
+            found.note(name, examples=update.examples, loss=update.loss, train_s=update.seconds)
+            rated = {"local": update.local_dice, "start": update.start_dice}
+            found.note(name, **{key: dice for key, dice in rated.items() if dice is not None})
+            if update.start_dice is not None and self.method.previous == "penalised":
                 self.state.previous[name] = update.start_dice
-        self.exchange.record.note(name, **facts)
-
-    def screen(self) -> None:
-        """Settle what of the updates is merged."""
-        self.used = {name: update.parameters for name, update in self.updates.items()}
-        start = self.state.adapter
+        start = self.state.parameters
         sent = {name: a for name, a in self.used.items() if isinstance(a, Adapter)}
-        if not (sent and isinstance(start, Adapter)):
-            return
-        screened = screening.screen(sent, start, self.method)
-        for name, facts in screened.notes.items():
-            self.exchange.record.note(name, **facts)
-        for name, reason in screened.refused.items():
-            self.exchange.refuse("merge", name, reason)
-        self.used = dict(screened.adapters)
+        if sent and isinstance(start, Adapter):
+            screened = screening.screen(sent, start, self.screening)
+            for name, notes in screened.notes.items():
+                found.note(name, **notes)
+            for name, reason in screened.refused.items():
+                found.refuse(name, "merge", reason)
+            self.used = dict(screened.adapters)
+        return found
 
-    def merge_equally(self) -> Merged:
-        """Merge with the shares alone."""
+    def merge(self) -> Merged:
+        """Return the first merge, with the shares as the masses."""
         used = {name: self.updates[name] for name in self.used}
         shares = aggregation.shares_of(used, self.method)
         self.share = self.rule.shares(self.number, shares, used)
-        self.equal_merge = self._merge(self.share)
-        return self.equal_merge
+        self.first_merge = self._merge(self.share)
+        return self.first_merge
 
     def others(self) -> list[Adapter]:
         """Return further adapters for every site to validate."""
-        return [self._candidate(masses) for masses in self.rule.others(self.share)]
+        return [self._candidate(masses) for masses in self.rule.others(self.number, self.share)]
 
-    def settle(self, validation: Mapping[str, Validation]) -> None:
+    def settle(self, validation: Mapping[str, Validation]) -> RoundRecord:
         """Merge again with what validation makes of the masses, and move the state on."""
         state = self.state
         settled = self.rule.settle(self.number, self.share, validation, state.previous)
-        self._note(settled, validation)
-        merged = self.equal_merge if settled.masses == self.share else self._merge(settled.masses)
+        record = RoundRecord(self.number, settled.lambda_t)
+        removed = weighting.removed(self.share, settled.masses)
+        for name, factor in settled.factors.items():
+            record.note(name, penalty=factor, share=self.share[name], removed=removed[name])
+        for name, found in validation.items():
+            record.note(name, validation=found.dice, previous=state.previous.get(name))
+        for name, notes in settled.notes.items():
+            record.note(name, **notes)
+        merged = self.first_merge if settled.masses == self.share else self._merge(settled.masses)
         personal = {site: self._merge(masses) for site, masses in settled.personal.items()}
         state.personal = {site: m.parameters for site, m in personal.items()}
         state.settle(merged, self.number)
         state.previous.update({name: found.dice for name, found in validation.items()})
-
-    def _note(self, settled: Settled, validation: Mapping[str, Validation]) -> None:
-        record = self.exchange.record
-        record.lambda_t = settled.lambda_t
-        taken = removed(self.share, settled.masses)
-        for name, weight in settled.weights.items():
-            record.note(name, weight=weight, share=self.share[name], removed=taken[name])
-        for name, found in validation.items():
-            record.note(name, validation=found.dice, previous=self.state.previous.get(name))
-        for name, notes in settled.notes.items():
-            record.note(name, **notes)
+        return record
 
     def _merge(self, masses: Masses) -> Merged:
         return aggregation.merge(self.used, masses, self.method, self.state, self.number)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from common.adapter import Adapter, Factors
-from common.method import MethodConfig
+from common.config import ScreeningConfig
 
 FEWEST = 3
 """Of two sites that differ nobody can say which one is wrong."""
@@ -48,7 +48,7 @@ class Screened:
     refused: dict[str, str] = field(default_factory=dict)
 
 
-def screen(sent: Mapping[str, Adapter], start: Adapter, method: MethodConfig) -> Screened:
+def screen(sent: Mapping[str, Adapter], start: Adapter, config: ScreeningConfig) -> Screened:
     """Leave out changes that the others contradict and bound the rest, as far as the run asks.
 
     Parameters
@@ -57,33 +57,33 @@ def screen(sent: Mapping[str, Adapter], start: Adapter, method: MethodConfig) ->
         What the sites sent, by name.
     start
         What they were sent, each cut to its rank.
-    method
+    config
         Its ``norm_bound`` and ``min_agreement`` are used. The median norm is that of all who
         sent, whoever is left out. With fewer than three sites nothing is done.
     """
     found = Screened(dict(sent))
-    bounding, judging = method.norm_bound > 0, method.min_agreement > -1
+    bounding, judging = config.norm_bound > 0, config.min_agreement > -1
     if len(sent) < FEWEST or not (bounding or judging):
         return found
     sites = sorted(sent)  # floating-point sums must not depend on who answered first
     found.notes.update({site: {} for site in sites})
     if judging:
         cosine = cosines(inner_products([sent[site] for site in sites], start))
-        agreement, left_out = judge(cosine, method.min_agreement)
+        agreement, left_out = judge(cosine, config.min_agreement)
         for site, value in zip(sites, agreement, strict=True):
             found.notes[site]["agreement"] = value
         for index in left_out:
             del found.adapters[sites[index]]
             found.refused[sites[index]] = (
                 f"its change agrees {agreement[index]:.3f} with the others', expected at least "
-                f"min-agreement = {method.min_agreement:g}"
+                f"min-agreement = {config.min_agreement:g}"
             )
     if bounding:
         norms = [norm(sent[site], start) for site in sites]
         for site, ratio in zip(sites, over_median(norms), strict=True):
             found.notes[site]["norm_ratio"] = ratio
-            if ratio > method.norm_bound and site in found.adapters:
-                found.adapters[site] = scaled(sent[site], start, method.norm_bound / ratio)
+            if ratio > config.norm_bound and site in found.adapters:
+                found.adapters[site] = scaled(sent[site], start, config.norm_bound / ratio)
     return found
 
 

@@ -1,13 +1,17 @@
 """What a run carries from round to round, and what it records of each."""
 
+import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
-from common import folding
+from common import folding, lora
 from common.adapter import Adapter
-from common.weights import Parameters
+from common.config import RunConfig
+from common.weights import Parameters, Weights
+from strategies.ranks import highest_rank
 
 
 @dataclass(frozen=True)
@@ -28,30 +32,33 @@ class Merged:
 
 @dataclass
 class RunState:
-    """All that the next round depends on.
+    """Everything that the next round depends on.
 
     Attributes
     ----------
-    adapter
-        The penalised re-merge of the last round; the initial adapter before round 1. Whole
-        weights where the run trains these.
+    parameters
+        The penalised re-merge of the last round; what the run starts from before round 1.
     server_round
         The last finished round; 0 before round 1.
     previous
         P(t−1) by site: what the next round's validation is compared with.
     ranks
-        By site, fixed at the start of the run.
+        Rank of every site, fixed at the start of the run.
     fold
-        What the last round added to the base, where the merge does that.
+        What the last round added to the base, where the run's merge adds something.
     folded
         All that was added to the base so far, dense by layer, the last included.
     personal
-        By site, what it goes on with where it is not ``adapter``.
+        What single sites go on with in place of ``parameters``, by site.
     rating
-        What the rule carries on, see :mod:`strategies.rules`.
+        What the run's rule carries from round to round; see :mod:`strategies.rules`.
+    held
+        By site, the last round in which it trained; it holds what it kept of that round.
+    run_id
+        Tells the run from every other; drawn anew for a new run.
     """
 
-    adapter: Parameters
+    parameters: Parameters
     server_round: int = 0
     previous: dict[str, float] = field(default_factory=dict)
     ranks: dict[str, int] = field(default_factory=dict)
@@ -59,6 +66,24 @@ class RunState:
     folded: dict[str, Tensor] | None = None
     personal: dict[str, Parameters] = field(default_factory=dict)
     rating: dict[str, Any] = field(default_factory=dict)
+    held: dict[str, int] = field(default_factory=dict)
+    run_id: str = field(default_factory=lambda: secrets.token_hex(8))
+
+    @classmethod
+    def initial(cls, config: RunConfig, shapes: Mapping[str, tuple[int, int]]) -> "RunState":
+        """Return what a run starts from: random A and zero B, or the weights of the base file.
+
+        Parameters
+        ----------
+        config
+            The run's configuration.
+        shapes
+            (c_out, c_in·k·k) of every adapted layer.
+        """
+        if config.method.trains == "weights":
+            return cls(Weights())
+        rank = highest_rank(config.model.ranks, config.model.rank)
+        return cls(lora.drawn_adapter(config, shapes, rank))
 
     @property
     def folds(self) -> int:
@@ -67,13 +92,13 @@ class RunState:
 
     def settle(self, merged: Merged, server_round: int) -> None:
         """Go on with a round's merge."""
-        self.adapter, self.server_round = merged.parameters, server_round
+        self.parameters, self.server_round = merged.parameters, server_round
         if merged.fold is not None:
             self.fold, self.folded = merged.fold, folding.fold(self.folded, merged.fold)
 
     def merged(self, site: str) -> Merged:
         """Return what a site goes on with."""
-        return Merged(self.personal.get(site, self.adapter), self.fold)
+        return Merged(self.personal.get(site, self.parameters), self.fold)
 
 
 @dataclass
@@ -87,11 +112,13 @@ class RoundRecord:
     lambda_t
         λ of the round.
     sites
-        By site: ``rank``, ``examples``, ``share``, ``weight``, ``removed`` (the part of its share
-        that the re-merge took away), ``validation`` (P), ``previous``, ``start`` and ``local``
-        (Dice of what it started from and of its own adapter), ``loss``, ``train_s``,
-        ``bytes_up``, ``bytes_down``, as far as it got; ``norm_ratio``, ``agreement`` and
-        ``unrated`` where the run screens, ``rates`` where it rates others.
+        By site: ``rank``, ``examples``, ``share``, ``penalty`` (the factor on its share),
+        ``removed`` (the part of its share that the re-merge took away), ``validation`` (P),
+        ``previous``, ``start`` and ``local`` (Dice of what it started from and of its own
+        adapter), ``loss``, ``train_s``, ``bytes_up``, ``bytes_down``, as far as it got;
+        ``norm_ratio``, ``agreement`` and ``unrated`` where the run screens, ``rates`` where it
+        rates others, ``held`` (the round whose factors or merges the site
+        must have kept, 0 for none) where sites keep some.
     refused
         ``{"site", "phase", "reason"}`` for everything that was left out.
     """

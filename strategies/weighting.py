@@ -1,4 +1,4 @@
-"""Weighting: every site's share and mass in a merge. Pure functions, no Flower."""
+"""Weighting: every site's share of a merge and its mass in it. Pure functions, no Flower."""
 
 from collections.abc import Mapping
 from math import fsum
@@ -39,22 +39,31 @@ def product_norm(adapter: Adapter) -> float:
 
 
 def masses(
-    share: Mapping[str, float], weights: Mapping[str, float], *, normalise: bool
+    share: Mapping[str, float], factors: Mapping[str, float], *, normalise: bool
 ) -> dict[str, float]:
-    """Return share_c · w_c, scaled to the sum of the shares where ``normalise``.
+    """Return share_c · factor_c, scaled to the sum of the shares where ``normalise``.
 
     Adapters that live on from round to round need it: otherwise the whole adaptation shrinks
-    whenever a site is penalised. Where all weights are 1 the shares come back untouched.
+    whenever a site is penalised. Where all factors are 1 the shares come back untouched.
     """
-    if all(weight == 1.0 for weight in weights.values()):
+    if all(factor == 1.0 for factor in factors.values()):
         return dict(share)
-    product = {site: share[site] * weights[site] for site in share}
+    product = {site: share[site] * factors[site] for site in share}
     if not normalise:
         return product
     total = sum(product.values())
     if total == 0:  # λ = 1 for all: the limit of λ → 1
         return dict(share)
     return {site: mass / total for site, mass in product.items()}
+
+
+def removed(share: Mapping[str, float], mass: Mapping[str, float]) -> dict[str, float]:
+    """Return how much of each site's update the re-merge took away: 1 − mass_c / share_c.
+
+    Negative where normalising gave a site more than in the first merge; 1 for a site without mass;
+    0 for one that had no share.
+    """
+    return {site: 1.0 - mass.get(site, 0.0) / s if s else 0.0 for site, s in share.items()}
 
 
 def normalises(normalise: str, merge: str) -> bool:

@@ -92,9 +92,9 @@ def test_the_example_is_read(tmp_path: Path) -> None:
     site = tmp_path / "site.toml"
     text = EXAMPLE.read_text(encoding="utf-8").replace("/etc/rate-my-lora", str(tmp_path))
     site.write_text(text, encoding="utf-8")
-    connection, node = read_site(site)
+    connection, settings = read_site(site)
     assert connection.superlink.endswith(":9092")
-    assert node["site"] == "Siemens"
+    assert settings.name == "Siemens"
 
 
 def test_the_container_sees_the_paths_that_the_example_names() -> None:

@@ -6,8 +6,9 @@ have.
 """
 
 import json
+import shutil
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.app import Context, Message, RecordDict
 from torch import Tensor
 
+from cardiac.evaluation import Scores
+from cardiac.splits import Split
 from client_app.app import app
 from client_app.assembly import State
-from client_app.site import POOLED, Site, Training, open_site
+from client_app.memory import memory_folder
+from client_app.site import POOLED, Site, open_site
 from client_app.site_settings import SiteSettings
-from common import lora, records
+from common import lora
 from common.adapter import Adapter, load_adapter
 from common.config import RunConfig
-from common.model import build_unet, file_sha256, load_base, skeleton
+from common.messages import Request, Train, Update, read_request
+from common.model import build_unet, load_base, skeleton
 from common.options import Value
 from common.weights import Weights
 from server_app.run import run
@@ -41,8 +46,8 @@ FLOAT = 4
 pytestmark = pytest.mark.slow
 
 
-Before = Callable[[int, str, int], None]
-"""Called with round, kind and node before a message is delivered."""
+Before = Callable[[Request, int], None]
+"""Called with the request and the node before a message is delivered."""
 
 
 class LocalGrid(FakeGrid):
@@ -65,11 +70,8 @@ class LocalGrid(FakeGrid):
         for message in messages:
             node = message.metadata.dst_node_id
             config: dict[str, Value] = {"partition-id": node - 1, "num-partitions": self.count}
-            order = message.content[records.CONFIG]
-            assert isinstance(order, ConfigRecord)
             if self.before is not None:
-                number = int(str(order.get("server-round", 0)))
-                self.before(number, message.metadata.message_type, node)
+                self.before(read_request(message), node)
             replies.append(app(message, Context(1, node, config, RecordDict(), {})))
         return replies
 
@@ -81,7 +83,7 @@ class Run:
     config: RunConfig
     folder: Path
     starts: dict[tuple[int, str], State] = field(default_factory=dict)
-    ends: dict[tuple[int, str], Training] = field(default_factory=dict)
+    ends: dict[tuple[int, str], Update] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
 
@@ -100,7 +102,7 @@ class Run:
 
     def by_examples(self, number: int) -> dict[str, float]:
         """Return n_c / Σ n."""
-        counts = {site: self.ends[number, site].slices for site in self.sites}
+        counts = {site: self.ends[number, site].examples for site in self.sites}
         return {site: n / sum(counts.values()) for site, n in counts.items()}
 
     def adapter(self, number: int, site: str) -> Adapter:
@@ -301,7 +303,7 @@ def centralised(run: Run, number: int) -> None:
     for layer in SHAPES:
         near(*(product(adapter, layer) for adapter in near_itself))
     alone = sum(len(Site(_settings(n), changed(run.config, pool=False)).slices) for n in range(3))
-    assert run.ends[number, POOLED].slices == alone
+    assert run.ends[number, POOLED].examples == alone
 
 
 def fedavg(run: Run, number: int) -> None:
@@ -345,7 +347,7 @@ def federate(site_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Calla
         done = Run(config, Path(config.run_dir))
         original = Site.train
 
-        def train(site: Site, state: State, server_round: int) -> Training:
+        def train(site: Site, state: State, server_round: int) -> Update:
             result = original(site, state, server_round)
             done.starts[server_round, site.name] = state
             done.ends[server_round, site.name] = result
@@ -354,7 +356,7 @@ def federate(site_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Calla
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Site, "train", train)
             patch.setattr("server_app.run.plot_rounds", lambda *_: None)  # half of the time
-            run(LocalGrid(config.method.sites, before), config)
+            run(LocalGrid(config.federation.sites, before), config)
         open_site.cache_clear()
         lines = (done.folder / "history.jsonl").read_text().splitlines()
         done.history = [json.loads(line) for line in lines]
@@ -479,11 +481,30 @@ def test_sites_rate_more_than_one_merge(federate: Callable[..., Run], rating: st
     assert alike == (rating == "search")  # every recipient has a merge of its own
 
 
-@pytest.mark.parametrize("schedule", ["held", "spread"])
-def test_a_schedule_moves_lambda(federate: Callable[..., Run], schedule: str) -> None:
-    run = federate("rate-my-lora", schedule=schedule, lambda_0=0.5)
+@pytest.mark.parametrize(
+    ("schedule", "expected"), [("held", [0.5, 0.5, 0.475]), ("spread", [0.25, 0.25, 0.25])]
+)
+def test_a_schedule_moves_lambda(
+    federate: Callable[..., Run],
+    monkeypatch: pytest.MonkeyPatch,
+    schedule: str,
+    expected: list[float],
+) -> None:
+    # In round 1 GE loses while Philips gains, and the spread is halved; then nothing changes.
+    dice = {"GE": (0.6, 0.55), "Philips": (0.4, 0.45), "Siemens": (0.5, 0.5)}
+    score, now = Site.score, [0]
+
+    def scripted(site: Site, state: State, split: Split, *, hd95: bool = False) -> Scores:
+        found = score(site, state, split, hd95=hd95)
+        return replace(found, dice=np.full_like(found.dice, dice[site.name][now[0] > 0]))
+
+    def note(number: int, *_: object) -> None:
+        now[0] = number
+
+    monkeypatch.setattr(Site, "score", scripted)
+    run = federate("rate-my-lora", note, schedule=schedule, lambda_0=0.5)
     lambdas = [run.history_of(number)["lambda"] for number in range(1, ROUNDS + 1)]
-    assert all(0 <= value <= 0.5 for value in lambdas)
+    assert lambdas == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("name", ["flora", "fedex-lora", "rolora", "fedsa-lora", "feddg-ga"])
@@ -502,31 +523,94 @@ def test_a_resumed_run_ends_the_same(federate: Callable[..., Run], name: str) ->
     assert resumed.summary["sites"] == whole.summary["sites"]
 
 
-@pytest.mark.parametrize("name", ["flora", "rolora"])
-def test_a_site_that_forgot_loses_one_round_and_is_sent_all(
+def keeps(name: str) -> bool:
+    """Return whether sites keep something of their own from round to round."""
+    method = RunConfig.from_flat(dict(METHODS[name].keys)).method
+    return method.keeps_own or method.folds
+
+
+KEEPING = [name for name in METHODS if keeps(name)]
+
+
+def test_these_methods_keep_something() -> None:
+    folding, own = {"flora", "fedex-lora", "rate-my-lora-fold"}, {"local", "fedsa-lora", "rolora"}
+    assert set(KEEPING) == folding | own
+
+
+@pytest.mark.parametrize("name", KEEPING)
+def test_a_site_that_forgot_says_so_loses_one_round_and_goes_on_like_a_newcomer(
     federate: Callable[..., Run], name: str
 ) -> None:
-    whole = federate(name)
-    folder = str(whole.folder.with_name("forgot"))
-    sha256 = {"base-sha256": file_sha256(Path(whole.config.base_model))}
+    def forget(request: Request, node: int) -> None:
+        if isinstance(request, Train) and (request.server_round, node) == (3, 1):
+            shutil.rmtree(memory_folder(request.config, request.run_id, "GE"))
 
-    def forget(number: int, kind: str, node: int) -> None:
-        if (number, kind, node) == (3, records.TRAIN, 1):
-            site = Site(_settings(0), changed(whole.config, **{"run-dir": folder, **sha256}))
-            assert site.memory().folder.is_dir()
-            site.memory().clear()
-
-    run = federate(name, forget, run_dir=folder, rounds=4)
-    (refused,) = run.history_of(3)["refused"]
-    assert (refused["site"], refused["phase"]) == ("GE", "train")
-    assert refused["reason"].startswith("this site does not hold")
+    run = federate(name, forget, run_dir=str(federate(name).folder.with_name("forgot")), rounds=4)
+    refused = [line for line in run.history_of(3)["refused"] if line["phase"] == "train"]
+    assert [line["site"] for line in refused] == ["GE"]
+    assert refused[0]["reason"].startswith("this site does not hold")
     assert run.history_of(4)["refused"] == []
+    assert [run.entry(3, site, "held") for site in SITES] == [2, 2, 2]
+    assert [run.entry(4, site, "held") for site in SITES] == [0, 3, 3]
     mine, other = run.start(4, "GE"), run.start(4, "Siemens")
     for layer in SHAPES:
         near(folded(run.starts[4, "GE"], layer), folded(run.starts[4, "Siemens"], layer))
-        if name == "rolora":
+        if name in ("rolora", "fedsa-lora"):
             assert torch.equal(mine.layers[layer].A, other.layers[layer].A)
+        if name == "rolora":
             assert torch.equal(mine.layers[layer].B, other.layers[layer].B)
+        if name in ("local", "fedsa-lora"):  # nobody else has it
+            assert not mine.layers[layer].B.any()
+            assert other.layers[layer].B.any()
+
+
+def resume(federate: Callable[..., Run], name: str, kind: str, **changes: Value) -> Run:
+    """Return a run that was halted a round early and goes on with other values of some keys."""
+    folder = federate(name).folder.with_name(kind)
+    federate(name, run_dir=str(folder), rounds=ROUNDS - 1)
+    moved = folder.with_name(f"{kind}-moved")
+    shutil.copytree(folder, moved)
+    return federate(name, run_dir=str(moved), resume=True, **changes)
+
+
+@pytest.mark.parametrize("name", KEEPING)
+def test_a_run_that_is_resumed_elsewhere_still_finds_what_sites_keep(
+    federate: Callable[..., Run], site_data: Path, tmp_path: Path, name: str
+) -> None:
+    shutil.copytree(site_data / "mnms2", tmp_path / "mnms2")
+    shutil.copy(site_data / "base.safetensors", tmp_path / "base.safetensors")
+    changes: dict[str, Value] = {
+        "data_dir": str(tmp_path / "mnms2"), "base_model": str(tmp_path / "base.safetensors"),
+        "threads": 1, "device": "cpu", "keep_updates": "all", "tensorboard": True,
+        "local_validation": True, "profile": "other",
+    }  # fmt: skip
+    resumed, whole = resume(federate, name, "elsewhere", **changes), federate(name)
+    assert all(line["refused"] == [] for line in resumed.history)
+    for site in SITES:
+        assert resumed.entry(ROUNDS, site, "held") == ROUNDS - 1
+        assert resumed.entry(ROUNDS, site, "bytes_down") == whole.entry(ROUNDS, site, "bytes_down")
+        for key, value in whole.ends[ROUNDS, site].parameters.tensors().items():
+            assert torch.equal(resumed.ends[ROUNDS, site].parameters.tensors()[key], value)
+
+
+def test_a_resumed_run_whose_cache_is_gone_says_so(
+    federate: Callable[..., Run], tmp_path: Path
+) -> None:
+    def restore(request: Request, node: int) -> None:
+        """Give two of the three sites back what they kept, as the run needs two."""
+        if isinstance(request, Train) and node != 1:
+            old = memory_folder(federate("fedsa-lora").config, request.run_id, SITES[node - 1])
+            new = memory_folder(request.config, request.run_id, SITES[node - 1])
+            shutil.copytree(old, new, dirs_exist_ok=True)
+
+    folder = str(federate("fedsa-lora").folder.with_name("no-cache"))
+    federate("fedsa-lora", run_dir=folder, rounds=ROUNDS - 1)
+    resumed = federate(
+        "fedsa-lora", restore, run_dir=folder, resume=True, cache_dir=str(tmp_path / "cache")
+    )
+    (refused,) = resumed.history_of(ROUNDS)["refused"]
+    assert (refused["site"], refused["phase"]) == ("GE", "train")
+    assert refused["reason"] == f"this site does not hold its factors of round {ROUNDS - 1}"
 
 
 def _settings(partition: int) -> SiteSettings:

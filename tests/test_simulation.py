@@ -128,8 +128,8 @@ def test_a_run_leaves_what_it_promises(whole_run: Path) -> None:
     }  # fmt: skip
     for line in lines[1:]:
         for entry in line["sites"].values():
-            assert 0 <= entry["validation"] <= 1
-            assert entry["weight"] in (1.0, pytest.approx(1 - line["lambda"]))
+            assert 0 < entry["validation"] < 1
+            assert entry["penalty"] in (1.0, pytest.approx(1 - line["lambda"]))
             assert entry["bytes_down"] == 2 * entry["bytes_up"] > 0
     summary = json.loads((whole_run / "summary.json").read_text())
     assert summary["method"] == "rate-my-lora"

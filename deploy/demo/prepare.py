@@ -1,9 +1,9 @@
-"""What the container ``setup`` of docker-compose.yml does; what is there already stays as it is.
+"""The work of the container ``setup`` of docker-compose.yml; it keeps what is there already.
 
-    ROOT/setup        ca.key, what the base is pretrained on: for this container alone
+    ROOT/setup        ca.key, data to pretrain the base on; only for this container
     ROOT/superlink    ca.pem, server.pem, server.key
     ROOT/coordinator  ca.pem, SITE.pub
-    ROOT/SITE         ca.pem, key, key.pub, site.toml, base.safetensors, mnms2/ of its own patients
+    ROOT/SITE         ca.pem, key, key.pub, site.toml, base.safetensors, mnms2/ with its patients
 
 Each folder is a volume of its own.
 """
@@ -30,9 +30,9 @@ from common.progress import progress
 from server_app.run_config import resolve_run
 
 VENDORS = {"SIEMENS": 1.0, "Philips Medical Systems": 1.0, "GE MEDICAL SYSTEMS": 0.5}
-"""Patients of each site, as a part of the largest one's."""
+"""Number of each site's patients, relative to the largest site's."""
 CONTAINER = Path("/site")
-"""Where a site's container has its folder."""
+"""Path at which a site's container sees its folder."""
 
 
 def main(

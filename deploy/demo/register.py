@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def main(folder: Path, connection: str) -> None:
-    """Register every ``*.pub``; one that is known already is left as it is."""
+    """Register every ``*.pub`` in the folder; skip keys that are registered already."""
     keys = sorted(folder.glob("*.pub"))
     if not keys:
         sys.exit(f"{folder}: holds no public key; has the container 'setup' been run?")

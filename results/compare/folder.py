@@ -6,6 +6,7 @@ from pathlib import Path
 
 import tomli_w
 
+from common.config import RunConfig
 from common.errors import UserError
 from common.files import write_text
 from common.model import file_sha256
@@ -13,14 +14,6 @@ from common.options import Value, read_toml
 from results.compare.plan import BASE, Job
 from server_app.run_dir import RunDir
 from server_app.status import FINISHED, Status, read_status
-
-MAY_DIFFER = frozenset(
-    (
-        *("run-dir", "resume", "cache-dir", "device", "threads", "profile", "preset"),
-        *("wait-s", "round-timeout-s", "tensorboard", "keep-updates"),
-    )
-)
-"""Keys that may be otherwise when a run goes on: they change no result, or only through others."""
 
 
 @dataclass(frozen=True)
@@ -125,8 +118,8 @@ class JobFolder:
         base = self.job.config.path(self.job.config.base_model)
         if before.get("base-sha256") and base.is_file():
             now["base-sha256"] = file_sha256(base)
-        for key in sorted(set(before) & set(now) - MAY_DIFFER):
-            if before[key] != now[key]:
+        for key in sorted(RunConfig.keys_that_affect("result", "length", "input")):
+            if key in before and before[key] != now[key]:
                 raise UserError(
                     f"{self.path}: made with {key} = {before[key]!r}, found {now[key]!r} "
                     "now; take another --out, or remove that folder"

@@ -1,13 +1,13 @@
 """A comparison as its TOML file describes it, and the runs that follow from it."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
-from common.config import RunConfig
+from common.config import HIGHEST_SEED, RunConfig
 from common.errors import UserError
-from common.options import Value, checked, option, read_toml
+from common.options import Check, Value, option, parse, read_toml
 from server_app.run_config import resolve_run
 
 Keys = Mapping[str, Value]
@@ -20,7 +20,6 @@ OURS = {"seed": "seeds", "run-dir": "--out", "resume": "the command itself"}
 """Keys of a run that the comparison sets, and what says them."""
 LONGEST_NAME = 60
 """Of a row or setting, which become names of folders."""
-PATHS = ("data-dir", "base-model", "cache-dir")
 
 
 @dataclass(frozen=True)
@@ -39,6 +38,8 @@ class Plan:
         Local epochs of fast adaptation; 0 leaves it out.
     reference
         The row that the others are tested against.
+    methods
+        Names of methods that are rows under their own names.
     keys
         Of every run.
     rows, settings
@@ -46,13 +47,32 @@ class Plan:
     """
 
     path: Path
-    seeds: Sequence[int] = (0,)
-    sites: int = option(3, low=1)
-    adapt_epochs: int = option(1, low=0)
+    seeds: tuple[int, ...] = option((0,), low=0, high=HIGHEST_SEED)
+    sites: int = option(3, low=1, high=10_000)
+    adapt_epochs: int = option(1, low=0, high=10_000)
     reference: str = "rate-my-lora"
+    methods: tuple[str, ...] = ()
     keys: Keys = field(default_factory=dict)
     rows: Mapping[str, Keys] = field(default_factory=dict)
     settings: Mapping[str, Keys] = field(default_factory=dict)
+
+    def checks(self) -> Iterator[Check]:
+        """Yield what must hold for a plan as its file has it, with the key to blame."""
+        names = [*self.methods, *self.rows]
+        listed = ", ".join(names)
+        yield "seeds", [], bool(self.seeds), "at least one"
+        yield "rows", None, bool(names), "what to compare, but there are neither methods nor rows"
+        for name in names:
+            yield "rows", name, names.count(name) == 1, "a name that is not among the methods too"
+        yield "rows", BASE, BASE not in names, "another name, as this is the base model's own row"
+        yield "reference", self.reference, self.reference in names, f"one of the rows {listed}"
+        yield from _table_checks("keys", self.keys)
+        for kind, tables in {"rows": self.rows, "settings": self.settings}.items():
+            for name, keys in tables.items():
+                good = name.strip(" .") and name.isprintable() and len(name) <= LONGEST_NAME
+                expected = f"a name that can be printed, at most {LONGEST_NAME} letters long"
+                yield kind, name, bool(good), expected
+                yield from _table_checks(f"{kind}.{name!r}", keys)
 
     def jobs(self) -> Iterator["Job"]:
         """Yield all runs: the base model's first, then by seed and row.
@@ -77,9 +97,9 @@ class Plan:
         config = _resolved(keys, source)
         if config.data.pool:
             keys |= {"sites": 1, "min-sites": 1}
-        for key in PATHS:  # made full: the runs' processes may stand elsewhere
-            if value := str(config.to_flat()[key]):
-                keys[key] = str(config.path(value).resolve())
+        for key in RunConfig.keys_that_affect("input", "place"):
+            if key not in OURS and (value := str(config.to_flat()[key])):
+                keys[key] = str(config.path(value).resolve())  # the runs may stand elsewhere
         config = _resolved(keys, source)
         assert isinstance(hospitals, int)  # as its configuration was accepted
         return Job(setting, row, seed, keys, config, hospitals)
@@ -124,7 +144,7 @@ class Job:
     @property
     def nodes(self) -> int:
         """SuperNodes of the run; the base model has none."""
-        return 0 if self.row == BASE else self.config.method.sites
+        return 0 if self.row == BASE else self.config.federation.sites
 
 
 def place(setting: str, row: str) -> str:
@@ -148,77 +168,15 @@ def read_plan(path: Path) -> Plan:
     UserError
         The file cannot be read, or a key in it is unknown or has a wrong value.
     """
-    found: dict[str, Any] = dict(read_toml(path))
-    known = {spec.name.replace("_", "-"): spec for spec in fields(Plan) if spec.name != "path"}
-    if unknown := sorted(set(found) - set(known) - {"methods"}):
-        names = ", ".join(sorted((*known, "methods")))
-        raise UserError(f"{path}: unknown key {unknown[0]!r}; known are {names}")
-    methods = _list(path, "methods", found.pop("methods", []), str)
-    values: dict[str, Any] = {"path": path}
-    for key, value in found.items():
-        name = known[key].name
-        if key == "seeds":
-            values[name] = _list(path, key, value, int)
-        elif key == "keys":
-            values[name] = _keys(path, key, value)
-        elif key in ("rows", "settings"):
-            values[name] = _tables(path, key, value)
-        else:
-            values[name] = checked(key, value, known[key], str(path))
-    rows = values.get("rows", {})
-    if twice := sorted(set(methods) & set(rows)):
-        raise UserError(f"{path}: rows: {twice[0]!r} is among the methods too, expected one of it")
-    values["rows"] = {**{name: {METHOD_KEY: name} for name in methods}, **rows}
-    values["settings"] = values.get("settings") or {"": {}}
-    plan = Plan(**values)
-    _check(plan)
+    plan = parse(Plan, read_toml(path), str(path), path=path)
+    rows = {**{name: {METHOD_KEY: name} for name in plan.methods}, **plan.rows}
+    plan = replace(plan, rows=rows, settings=plan.settings or {"": {}})
     list(plan.jobs())  # a wrong key is told before anything is computed
     return plan
 
 
-def _check(plan: Plan) -> None:
-    if not plan.rows:
-        raise UserError(f"{plan.path}: found neither methods nor rows, expected what to compare")
-    if BASE in plan.rows:
-        raise UserError(f"{plan.path}: rows: found {BASE!r}, which is the base model's own row")
-    if not plan.seeds:
-        raise UserError(f"{plan.path}: seeds: found none, expected at least one")
-    if plan.reference not in plan.rows:
-        raise UserError(
-            f"{plan.path}: reference: found {plan.reference!r}, expected one of the rows "
-            f"{', '.join(plan.rows)}"
-        )
-
-
-def _list(path: Path, key: str, value: object, of: type) -> list[Any]:
-    """Return a list of numbers or texts, each of which is there once."""
-    items = cast(list[object], value) if isinstance(value, list) else None
-    good = items is not None and all(type(item) is of and item not in ("", None) for item in items)
-    if items is None or not good or len(set(items)) < len(items):
-        raise UserError(
-            f"{path}: {key}: found {value!r}, expected a list of different {of.__name__}s"
-        )
-    if of is int and any(item < 0 for item in cast(list[int], items)):
-        raise UserError(f"{path}: {key}: found {value!r}, expected numbers of at least 0")
-    return items
-
-
-def _tables(path: Path, key: str, value: object) -> dict[str, Keys]:
-    if not isinstance(value, dict):
-        raise UserError(f'{path}: {key}: found {value!r}, expected tables such as [{key}."a name"]')
-    for name in value:
-        if not (name.strip(" .") and name.isprintable() and len(name) <= LONGEST_NAME):
-            raise UserError(
-                f"{path}: {key}: found the name {name!r}, expected letters that can be printed, at "
-                f"most {LONGEST_NAME}"
-            )
-    return {name: _keys(path, f"{key}.{name!r}", keys) for name, keys in value.items()}
-
-
-def _keys(path: Path, where: str, value: object) -> Keys:
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: {where}: found {value!r}, expected a table of keys of a run")
+def _table_checks(where: str, keys: object) -> Iterator[Check]:
+    """Yield what must hold for a table of keys of a run."""
+    yield where, keys, isinstance(keys, dict), "a table of keys of a run"
     for key, says in OURS.items():
-        if key in value:
-            raise UserError(f"{path}: {where}: found {key!r}, which {says} says for every run")
-    return value
+        yield where, key, key not in cast(Keys, keys), f"none, as {says} says it for every run"

@@ -46,7 +46,7 @@ class Showing:
         resumed = folder.run.checkpoint.is_file() and not folder.trained()
         self.console.print(self._head(name) + (", goes on" if resumed else ""), highlight=False)
         if self.bars:
-            rounds = folder.job.config.method.rounds
+            rounds = folder.job.config.federation.rounds
             self.tasks[name] = self.bars.add_task(name, total=rounds, note="")
 
     def at(self, folder: JobFolder, step: str) -> None:

@@ -44,10 +44,10 @@ def _site_result(row: RowResult, site: str) -> SiteResult:
     for finished in runs:
         entries = [] if finished.run is None else finished.run.rounds
         rounds = [line["sites"].get(site, {}) for line in entries]
-        weights = [entry["weight"] for entry in rounds if "weight" in entry]
-        damped = [entry for entry in rounds if entry.get("weight", 1.0) < 1.0]
-        rated = weights and finished.job.config.method.rating != "none"
-        rates.append(len(damped) / len(weights) if rated else math.nan)
+        penalties = [entry["penalty"] for entry in rounds if "penalty" in entry]
+        damped = [entry for entry in rounds if entry.get("penalty", 1.0) < 1.0]
+        rated = penalties and finished.job.config.method.rating != "none"
+        rates.append(len(damped) / len(penalties) if rated else math.nan)
         removed += [entry["removed"] for entry in damped if "removed" in entry]
     dice = {column: Spread.of([found[column] for found in own]) for column in COLUMNS}
     return SiteResult(dice, Spread.of(last), mean(rates), mean(removed))

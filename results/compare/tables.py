@@ -28,7 +28,7 @@ together; the base model and what it costs to spread it are not in them, nor are
 are pooled. p is of the two-sided Wilcoxon signed-rank test against {reference}, a pair a patient
 (mean over frames, structures and seeds), for n of at least {least}; it is not corrected for the
 number of rows. Site by site: last local is what the site sent last, before any merge; rounds
-penalised are those in which its weight was below 1, and what was taken of its share in these.
+penalised are those in which its penalty was below 1, and what was taken of its share in these.
 """
 ADAPTED = (
     "Adapted is the own model after {} local epoch(s) of a fresh adapter, on the site's own\n"

@@ -8,19 +8,16 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
 from cardiac.preprocessing import CLIP_PERCENTILES
+from common.config import RunConfig
 from common.model import file_sha256
 from results.export.bundle_configs import INTENDED_USE, PAPER
 from results.export.onnx_file import OPSET
 from results.export.run_facts import RunFacts, refusals, result_rows, round_rows, traffic_lines
 from results.export.source import Source, parameters
 
-NOT_SHOWN = frozenset(
-    (
-        *("profile", "run-dir", "resume", "data-dir", "cache-dir", "base-model", "base-sha256"),
-        *("device", "threads", "wait-s", "round-timeout-s"),
-    )
-)
-"""Keys that say where things are, which is nobody's business, or only concern the machine."""
+SHOWN = ("keys", "result", "length")
+"""What the keys affect that a card shows. The others say where a machine keeps its files, which
+is nobody's business, or how it computes."""
 PACKAGES = ("torch", "monai", "flwr", "nibabel", "numpy")
 
 
@@ -59,7 +56,7 @@ def model_card(source: Source, formats: Sequence[str], files: Iterable[Path], ro
         refusals=refusals(facts) if facts else [],
         traffic=traffic_lines(facts) if facts else [],
         exported_with=", ".join(f"{name} {version(name)}" for name in PACKAGES),
-        config_rows=[[key, _text(flat[key])] for key in flat if key not in NOT_SHOWN],
+        config_rows=[[key, _text(flat[key])] for key in RunConfig.keys_that_affect(*SHOWN)],
         formats=formats,
         opset=OPSET,
         file_rows=[

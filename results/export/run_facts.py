@@ -106,7 +106,7 @@ def _training(history: tuple[Mapping[str, Any], ...]) -> dict[str, dict[str, Any
     for line in history:
         for name, entry in line["sites"].items():
             site = sites.setdefault(name, {"rounds": 0})
-            if line["round"] > 0 and "weight" in entry:
+            if line["round"] > 0 and "penalty" in entry:
                 site["rounds"] += 1
                 site["rank"] = entry.get("rank")
                 site["examples"] = entry.get("examples")
@@ -154,7 +154,7 @@ def result_rows(facts: RunFacts) -> list[list[str]]:
 
 
 def round_rows(facts: RunFacts) -> list[list[str]]:
-    """Return per round: λ, and P and weight of every site."""
+    """Return per round: λ, and P and penalty of every site."""
     return [
         [
             str(line["round"]),
@@ -167,7 +167,7 @@ def round_rows(facts: RunFacts) -> list[list[str]]:
 
 def _validation(entry: Mapping[str, Any]) -> str:
     rated = number(entry.get("validation"), 3)
-    return f"{rated} ({number(entry['weight'], 3)})" if "weight" in entry else rated
+    return f"{rated} ({number(entry['penalty'], 3)})" if "penalty" in entry else rated
 
 
 def refusals(facts: RunFacts) -> list[str]:

@@ -3,13 +3,12 @@
 import math
 from collections.abc import Mapping, Sequence
 
+from common.config import RunConfig
 from results.report.figures import side_by_side
 from results.report.finding import LEAST_CHANGE
 from results.report.svg import Drawing
 from results.report.tables import Cell, Palette, Table, duration, number, row, size
 from results.run_files import Run
-
-SAME_ANYWAY = frozenset(("run-dir", "resume", "cache-dir"))
 
 
 def run_names(runs: list[Run]) -> list[str]:
@@ -23,12 +22,13 @@ def run_names(runs: list[Run]) -> list[str]:
 
 
 def differing_keys(runs: Mapping[str, Run]) -> Table:
-    """Return the configuration keys in which the runs differ."""
+    """Return the keys in which the runs differ, but those of a run's own folders."""
+    own = RunConfig.keys_that_affect("place")
     flats = [run.config.to_flat() for run in runs.values()]
     rows = [
         row(key, *(str(flat[key]) for flat in flats))
         for key in flats[0]
-        if key not in SAME_ANYWAY and len({flat[key] for flat in flats}) > 1
+        if key not in own and len({flat[key] for flat in flats}) > 1
     ]
     note = "" if rows else "Nothing: the runs have the same configuration."
     return Table("What differs in the configuration", ("key", *runs), rows, note, words=True)

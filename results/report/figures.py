@@ -79,27 +79,27 @@ def validation(run: Run, palette: Palette, name: str) -> Drawing:
         if any(run.penalised(site) for site in run.sites):
             axes.plot([], [], "v", ms=9, mfc="none", color=BASE_COLOR, label="penalised")
         whole_rounds(axes)
-        axes.set_title("Mean validation Dice of the equal merge")
+        axes.set_title("Mean validation Dice of the first merge")
         _legend(figure, axes)
 
     wide, narrow = (draw(name, w, h, paint) for w, h in ((WIDE_PX, 360), (360, 330)))
     return replace(wide, narrow=narrow)
 
 
-def weights(run: Run, palette: Palette, name: str) -> Drawing:
-    """Draw the sites' weights in the re-merge, and 1 − λ."""
+def penalties(run: Run, palette: Palette, name: str) -> Drawing:
+    """Draw the sites' penalties in the re-merge, and 1 − λ."""
 
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
         damped = [(line["round"], 1 - line["lambda"]) for line in run.rounds]
         _plot(axes, damped, color="#555", ls=":", label="1 − λ")
         for place, site in enumerate(run.sites):
-            # sites at the same weight are drawn as rings in rings
+            # sites with the same penalty are drawn as rings in rings
             ring = 4 + 3.2 * min(place, 3)
-            _plot(axes, run.series(site, "weight"), color=palette.colors[site], marker="o",
+            _plot(axes, run.series(site, "penalty"), color=palette.colors[site], marker="o",
                   ms=ring, mfc="none", ls="none", mew=1.4)  # fmt: skip
         whole_rounds(axes)
-        axes.set_title("Weight in the re-merge")
+        axes.set_title("Penalty in the re-merge")
         axes.legend(loc="best")
 
     return draw(name, PANEL_PX, 240, paint)

@@ -3,21 +3,19 @@
 import shlex
 from collections.abc import Sequence
 from json import dumps
-from pathlib import Path
 
 from common.config import RunConfig
+from common.options import Value
 from results.report.finding import LEAST_CHANGE, listed
 from results.report.patients import Patients, mean
 from results.report.tables import Palette, Table, count, duration, row, signed, size
 from results.run_files import Run
-
-NOT_REPEATED = frozenset(("profile", "resume", "run-dir"))
-"""Keys that a command to run it again leaves out: a profile's keys are all given themselves."""
+from strategies.methods import METHODS
 
 
 def state(run: Run) -> str:
     """Say how far the run is."""
-    done, planned = len(run.rounds), run.config.method.rounds
+    done, planned = len(run.rounds), run.config.federation.rounds
     if run.summary is not None:
         return f"finished, {count(done, 'round')}"
     return f"not finished: {done} of {planned} rounds (still running, or stopped)"
@@ -124,7 +122,7 @@ def sites_table(run: Run, palette: Palette, patients: Patients | None) -> Table:
                 "–" if tested is None else str(tested),
                 str(last.get("examples", "–")),
                 str(last.get("rank", "–")),
-                f"{len(run.series(site, 'weight'))} of {len(run.rounds)}",
+                f"{len(run.series(site, 'penalty'))} of {len(run.rounds)}",
                 str(len(run.penalised(site))),
             )
         )
@@ -143,14 +141,15 @@ def config_table(run: Run) -> Table:
 
 
 def commands(run: Run) -> list[tuple[str, str]]:
-    """Return (what, command) that run it again into a folder of its own."""
-    defaults = RunConfig().to_flat()
-    typed = {
-        key: value
-        for key, value in run.config.to_flat().items()
-        if key not in NOT_REPEATED and value != defaults[key]
-    }
-    typed["run-dir"] = str(Path("runs") / "again")
+    """Return (what, command) that run it again into a folder of its own.
+
+    The command names the preset but no profile, whose keys it gives one by one.
+    """
+    preset = METHODS.get(run.config.preset)
+    unless_typed = {**RunConfig().to_flat(), **(preset.keys if preset else {})}
+    again: dict[str, Value] = {"profile": "", "resume": False, "run-dir": "runs/again"}
+    flat = {**run.config.to_flat(), **again}
+    typed = {key: value for key, value in flat.items() if value != unless_typed[key]}
     keys = shlex.quote(" ".join(f"{key}={_toml(value)}" for key, value in typed.items()))
     nodes = max(1, len(run.sites))
     return [

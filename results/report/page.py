@@ -70,7 +70,7 @@ def _view(anchor: str, name: str, report: RunReport) -> dict[str, Any]:
     run, patients = report.run, report.patients
     palette = Palette(run.sites)
     trained = bool(run.rounds)
-    drawings = (figures.weights, figures.losses) if trained else ()
+    drawings = (figures.penalties, figures.losses) if trained else ()
     return {
         "anchor": anchor,
         "name": name,

@@ -112,7 +112,7 @@ def left_out_sites(run: Run) -> Finding | None:
         for refusal in line.get("refused", []):
             rounds[refusal["site"]].add(line["round"])
             reasons[refusal["site"]] = f"{refusal['phase']}: {refusal['reason']}"[:300]
-    trained = {site for site in run.sites if run.series(site, "weight")}
+    trained = {site for site in run.sites if run.series(site, "penalty")}
     told = []
     for site in sorted(rounds):
         never = bool(run.rounds) and site not in trained

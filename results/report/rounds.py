@@ -6,7 +6,7 @@ from results.run_files import Run
 
 
 def rounds_table(run: Run) -> Table:
-    """Return validation and weights round by round; a penalised site's weight stands beside."""
+    """Return validation round by round; a penalised site's penalty stands beside."""
     rows = []
     for line in run.history:
         entries = [line["sites"].get(site, {}) for site in run.sites]
@@ -16,8 +16,9 @@ def rounds_table(run: Run) -> Table:
         for entry in entries:
             dice = entry.get("validation")
             text = "–" if dice is None else number(dice, 4)
-            damped = entry.get("weight", 1) < 1
-            cells.append(Cell(f"{text} ▽ {entry['weight']:.3f}" if damped else text, strong=damped))
+            penalty = entry.get("penalty", 1)
+            mark = f" ▽ {penalty:.3f}" if penalty < 1 else ""
+            cells.append(Cell(text + mark, strong=penalty < 1))
         cells.append(duration(seconds))
         rows.append(row(*cells))
     return Table(

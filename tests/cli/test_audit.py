@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from cli.audit import audit, summarise
 from client_app.audit import read_audit
-from common import records
+from common import messages
 from tests.client_app.test_guard import good, metric, pass_guard, request
 from tests.conftest import MakeAdapter
 
@@ -19,11 +19,11 @@ from tests.conftest import MakeAdapter
 def log(tmp_path: Path, make_adapter: MakeAdapter) -> Path:
     """Return a log of two trainings, a validation and one stopped reply."""
     adapter = make_adapter(3)
-    for kind in (records.TRAIN, records.TRAIN, records.VALIDATE):
+    for kind in (messages.TRAIN, messages.TRAIN, messages.VALIDATE):
         pass_guard(tmp_path, request(kind, adapter), good(kind, adapter))
-    bad = good(records.VALIDATE, adapter)
+    bad = good(messages.VALIDATE, adapter)
     metric("patient007", 0.5)(bad)
-    pass_guard(tmp_path, request(records.VALIDATE), bad)
+    pass_guard(tmp_path, request(messages.VALIDATE), bad)
     return tmp_path / "audit.jsonl"
 
 
@@ -65,5 +65,5 @@ def test_the_summary_as_json(log: Path, tmp_path: Path) -> None:
 
 def test_a_clean_log_ends_well(tmp_path: Path, make_adapter: MakeAdapter) -> None:
     adapter = make_adapter(3)
-    pass_guard(tmp_path, request(records.TRAIN, adapter), good(records.TRAIN, adapter))
+    pass_guard(tmp_path, request(messages.TRAIN, adapter), good(messages.TRAIN, adapter))
     assert invoke(tmp_path / "audit.jsonl").exit_code == 0

@@ -148,7 +148,8 @@ def test_evaluate_writes_one_group_per_site_in_the_promised_form(
     for group in scores["groups"].values():
         assert set(group) == {"cases", "dice", "hd95_mm"}
         assert set(group["dice"]) == set(group["hd95_mm"]) == COLUMNS
-        assert all(0 <= value <= 1 for value in group["dice"].values())
+        structures = [group["dice"][name] for name in ("LV", "MYO", "RV")]
+        assert group["dice"]["mean"] == pytest.approx(sum(structures) / 3)
         assert all(value > 0 for value in group["hd95_mm"].values())
     assert set(scores["mean"]) == {"dice", "hd95_mm"}
     for metric in ("dice", "hd95_mm"):

@@ -12,7 +12,7 @@ from client_app.connection import read_site
 from client_app.site_settings import SiteSettings
 from common.certificates import make_site_key
 from common.errors import UserError
-from common.options import Value
+from common.options import Check, Value
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "deploy" / "site.example.toml"
 
@@ -37,8 +37,8 @@ def write(folder: Path, **keys: Value) -> Path:
 
 
 def test_the_supernode_is_started_with_tls_its_key_and_the_sites_facts(tmp_path: Path) -> None:
-    connection, node = read_site(write(tmp_path))
-    words = connection.command(node)
+    connection, site = read_site(write(tmp_path))
+    words = connection.command(site)
     assert words[0].endswith("flower-supernode")
     assert "--insecure" not in words
     assert words[words.index("--root-certificates") + 1] == str(tmp_path / "ca.pem")
@@ -47,8 +47,8 @@ def test_the_supernode_is_started_with_tls_its_key_and_the_sites_facts(tmp_path:
 
 
 def test_flower_reads_the_node_configuration_as_it_was_written(tmp_path: Path) -> None:
-    connection, node = read_site(write(tmp_path))
-    words = connection.command(node)
+    connection, site = read_site(write(tmp_path))
+    words = connection.command(site)
     assert parse_config_args([words[words.index("--node-config") + 1]]) == {
         "site": "St. Anna",
         "data-dir": "/data/heart files",
@@ -58,8 +58,8 @@ def test_flower_reads_the_node_configuration_as_it_was_written(tmp_path: Path) -
 
 
 def test_the_app_is_reached_over_loopback_alone(tmp_path: Path) -> None:
-    connection, node = read_site(write(tmp_path, local_port=9111))
-    words = connection.command(node)
+    connection, site = read_site(write(tmp_path, local_port=9111))
+    words = connection.command(site)
     assert words[words.index("--clientappio-api-address") + 1] == "127.0.0.1:9111"
 
 
@@ -98,7 +98,10 @@ def test_a_wrong_file_is_refused_by_its_name(
 def test_an_error_is_about_its_own_key_alone(tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         join(write(tmp_path, max_rank=-1))
-    assert str(error.value) == f"{tmp_path}/site.toml: max-rank: found -1, expected at least 0"
+    assert (
+        str(error.value)
+        == f"{tmp_path}/site.toml: max-rank: found -1, expected at least 0 and at most 512"
+    )
     with pytest.raises(UserError) as error:
         join(write(tmp_path, data_folder="/data"))
     known = str(error.value).split("; known are ")[1].split(", ")
@@ -109,16 +112,16 @@ def test_an_error_is_about_its_own_key_alone(tmp_path: Path) -> None:
 def test_the_settings_are_parsed_once_and_the_examples_are_right(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parse, parsed = SiteSettings.from_node, []
+    checks, parsed = SiteSettings.checks, []
 
-    def count(node: dict[str, Value], source: str) -> SiteSettings:
-        parsed.append(parse(node, source))
-        return parsed[-1]
+    def count(settings: SiteSettings) -> list[Check]:
+        parsed.append(settings)
+        return checks(settings)
 
     text = EXAMPLE.read_text(encoding="utf-8").replace("/etc/rate-my-lora", str(tmp_path))
     text = text.replace("/var/lib/rate-my-lora", str(tmp_path / "var"))
     (write(tmp_path)).write_text(text, encoding="utf-8")
-    monkeypatch.setattr(SiteSettings, "from_node", count)
+    monkeypatch.setattr(SiteSettings, "checks", count)
     monkeypatch.setattr(joining, "take_part", lambda *_: None)
     monkeypatch.setattr("cli.join.signal.signal", lambda *_: None)
     join(tmp_path / "site.toml")
@@ -139,7 +142,7 @@ def test_a_site_that_cannot_write_does_not_start(
 
 
 def test_without_tls_only_where_it_is_said(tmp_path: Path) -> None:
-    connection, node = read_site(
+    connection, site = read_site(
         write(tmp_path, insecure=True, root_certificates="", private_key="")
     )
-    assert "--insecure" in connection.command(node)
+    assert "--insecure" in connection.command(site)

@@ -20,12 +20,12 @@ from tests.server_app.test_run_dir import state
 
 
 def entry(**facts: Any) -> dict[str, Any]:
-    return {"rank": 8, "examples": 40, "loss": 0.25, "weight": 1.0, "bytes_up": 2**20, **facts}
+    return {"rank": 8, "examples": 40, "loss": 0.25, "penalty": 1.0, "bytes_up": 2**20, **facts}
 
 
 def play_round(folder: RunDir, number: int, dice: float) -> None:
     sites = {
-        "GE": entry(validation=dice, previous=dice - 0.0125, weight=0.8),
+        "GE": entry(validation=dice, previous=dice - 0.0125, penalty=0.8),
         "[red]Siemens": entry(validation=0.5, previous=0.75, bytes_down=2**21),
     }
     refused = [{"site": "Philips", "phase": "train", "reason": "no answer"}]
@@ -85,11 +85,11 @@ def test_the_headline_says_how_it_stands(status: Status | None, text: str, over:
 def test_a_round_in_a_line_names_penalties_silent_sites_and_refusals() -> None:
     line = {
         "round": 7,
-        "sites": {"GE": {"validation": 0.5, "weight": 0.75}, "Philips": {"bytes_down": 3}},
+        "sites": {"GE": {"validation": 0.5, "penalty": 0.75}, "Philips": {"bytes_down": 3}},
         "refused": [{"site": "Philips", "phase": "train", "reason": "no answer"}],
     }
     assert round_line(line) == (
-        "round 7: validation Dice GE 0.5000 (weight 0.75), Philips silent; "
+        "round 7: validation Dice GE 0.5000 (penalty 0.75), Philips silent; "
         "Philips left out of train: no answer"
     )
 

@@ -1,22 +1,32 @@
 """What leaves a site: the privacy promise, message by message."""
 
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from torch import Tensor
 
 from client_app.app import app
 from client_app.assembly import State
+from client_app.audit import read_audit
 from client_app.memory import OWN
 from client_app.site import Site
 from client_app.site_settings import SiteSettings
-from common import records
+from common import lora, messages, records
 from common.adapter import Adapter
 from common.config import RunConfig
+from common.messages import payload
+from common.model import skeleton
 from common.options import Value
+from strategies.aggregation import Shapes
+from strategies.rate_my_lora import RateMyLoRA
+from strategies.state import RoundRecord, RunState
 from tests.cardiac.samples import write_mnms2_hearts
 from tests.conftest import MakeAdapter
+from tests.strategies.fakes import FakeGrid
 
 SCORES = {
     f"{model}.{metric}.{structure}"
@@ -52,12 +62,10 @@ def ask(
 
     Without ``node`` the site is a hospital with the data and base model of ``config``.
     """
-    order = records.config_to_record(
-        config, **{"server-round": 1, "site-rank": rank}, **(more or {})
-    )
-    content = RecordDict({records.CONFIG: order})
-    if adapter is not None:
-        content[records.ADAPTER] = records.adapter_to_record(adapter)
+    arrays = None if adapter is None else records.adapter_to_record(adapter)
+    request = messages.REQUESTS[kind](config, "a1", 1, rank, adapter=arrays)
+    content = request.to_record()
+    content.config_records[messages.CONFIG].update(more or {})
     message = Message(content, dst_node_id=7, message_type=kind)
     node = hospital(config) if node is None else node
     context = Context(run_id=1, node_id=7, node_config=node, state=RecordDict(), run_config={})
@@ -69,28 +77,28 @@ def ask(
 
 
 def metrics(content: RecordDict) -> MetricRecord:
-    found = content[records.METRICS]
+    found = content[messages.METRICS]
     assert isinstance(found, MetricRecord)
     assert all(isinstance(value, int | float) for value in found.values())  # no list by patient
     return found
 
 
 def config_of(content: RecordDict) -> ConfigRecord:
-    found = content[records.CONFIG]
+    found = content[messages.CONFIG]
     assert isinstance(found, ConfigRecord)
     return found
 
 
 def test_a_description_is_a_name_a_fingerprint_and_counts(site_config: RunConfig) -> None:
-    content = ask(records.DESCRIBE, site_config)
+    content = ask(messages.DESCRIBE, site_config)
     facts = Site(SiteSettings(name="GE"), site_config).describe()
-    assert set(content) == {records.CONFIG, records.METRICS}
+    assert set(content) == {messages.CONFIG, messages.METRICS}
     assert config_of(content) == {"site": "GE", "base-sha256": facts.base_sha256}
     assert metrics(content) == {
-        "train-examples": facts.train_slices,
-        "train-cases": facts.cases["train"],
-        "val-cases": facts.cases["val"],
-        "test-cases": facts.cases["test"],
+        "train-examples": facts.train_examples,
+        "train-cases": facts.train_cases,
+        "val-cases": facts.val_cases,
+        "test-cases": facts.test_cases,
     }
 
 
@@ -98,10 +106,10 @@ def test_training_sends_factors_and_three_numbers(
     site_config: RunConfig, make_adapter: MakeAdapter
 ) -> None:
     start = make_adapter(RANK, scale=1.0)
-    content = ask(records.TRAIN, site_config, start)
-    assert set(content) == {records.ADAPTER, records.METRICS}
+    content = ask(messages.TRAIN, site_config, start)
+    assert set(content) == {messages.ADAPTER, messages.METRICS}
     assert set(metrics(content)) == {"num-examples", "loss", "seconds"}
-    arrays = content[records.ADAPTER]
+    arrays = content[messages.ADAPTER]
     assert isinstance(arrays, ArrayRecord)
     expected = start.tensors()
     sent = records.record_to_tensors(arrays)
@@ -112,7 +120,7 @@ def test_training_sends_factors_and_three_numbers(
     result = Site(SiteSettings(name="GE"), site_config).train(State(start), server_round=1)
     trained = result.parameters.tensors()
     assert all(torch.equal(sent[k], trained[k]) for k in trained)
-    assert metrics(content)["num-examples"] == result.slices
+    assert metrics(content)["num-examples"] == result.examples
     assert metrics(content)["loss"] == result.loss
 
 
@@ -124,8 +132,8 @@ def test_training_sends_a_dice_only_where_the_run_asks(
     site_config: RunConfig, make_adapter: MakeAdapter, asked: dict[str, Value], sent: str
 ) -> None:
     config = RunConfig.from_flat({**site_config.to_flat(), **asked})
-    content = ask(records.TRAIN, config, make_adapter(RANK, scale=1.0))
-    assert set(content) == {records.ADAPTER, records.METRICS}
+    content = ask(messages.TRAIN, config, make_adapter(RANK, scale=1.0))
+    assert set(content) == {messages.ADAPTER, messages.METRICS}
     assert set(metrics(content)) == {"num-examples", "loss", "seconds", sent}
 
 
@@ -134,10 +142,10 @@ def test_validation_sends_one_dice_and_a_count(
     site_config: RunConfig, make_adapter: MakeAdapter, with_adapter: bool
 ) -> None:
     adapter = make_adapter(RANK, scale=1.0) if with_adapter else None
-    content = ask(records.VALIDATE, site_config, adapter)
+    content = ask(messages.VALIDATE, site_config, adapter)
     site = Site(SiteSettings(name="GE"), site_config)
     expected = site.score(State(adapter), "val")
-    assert set(content) == {records.METRICS}
+    assert set(content) == {messages.METRICS}
     assert metrics(content) == {"dice": expected.mean_dice, "num-examples": expected.cases}
 
 
@@ -145,8 +153,8 @@ def test_the_final_test_sends_means_over_patients(
     site_config: RunConfig, make_adapter: MakeAdapter
 ) -> None:
     adapter = make_adapter(RANK, scale=1.0)
-    content = ask(records.TEST, site_config, adapter)
-    assert set(content) == {records.METRICS}
+    content = ask(messages.TEST, site_config, adapter)
+    assert set(content) == {messages.METRICS}
     found = metrics(content)
     assert set(found) == {"cases", *SCORES}
     site = Site(SiteSettings(name="GE"), site_config)
@@ -157,21 +165,23 @@ def test_the_final_test_sends_means_over_patients(
 
 def test_a_simulated_node_answers_for_its_partition(site_config: RunConfig) -> None:
     node: dict[str, Value] = {"partition-id": 2, "num-partitions": 3}
-    assert config_of(ask(records.DESCRIBE, site_config, node=node))["site"] == "Siemens"
+    assert config_of(ask(messages.DESCRIBE, site_config, node=node))["site"] == "Siemens"
 
 
 def failure(content: RecordDict) -> str:
     """Return the error in a reply that must have nothing else."""
-    assert set(content) == {records.CONFIG}
-    assert set(config_of(content)) == {records.ERROR}
-    return str(config_of(content)[records.ERROR])
+    assert set(content) == {messages.CONFIG}
+    assert set(config_of(content)) == {messages.ERROR}
+    return str(config_of(content)[messages.ERROR])
 
 
 def with_data(config: RunConfig, folder: Path) -> RunConfig:
     return RunConfig.from_flat({**config.to_flat(), "data-dir": str(folder)})
 
 
-@pytest.mark.parametrize("kind", [records.DESCRIBE, records.TRAIN, records.VALIDATE, records.TEST])
+@pytest.mark.parametrize(
+    "kind", [messages.DESCRIBE, messages.TRAIN, messages.VALIDATE, messages.TEST]
+)
 def test_a_mistake_at_the_site_comes_back_as_words(
     tmp_path: Path, site_config: RunConfig, kind: str
 ) -> None:
@@ -192,13 +202,13 @@ def broken(tmp_path: Path) -> Path:
 def test_in_a_simulation_an_error_names_the_file(broken: Path, site_config: RunConfig) -> None:
     config = with_data(site_config, broken.parents[2])
     node: dict[str, Value] = {"partition-id": 0, "num-partitions": 1}
-    assert str(broken) in failure(ask(records.DESCRIBE, config, node=node))
+    assert str(broken) in failure(ask(messages.DESCRIBE, config, node=node))
 
 
 def test_a_hospital_keeps_its_files_and_patients_to_itself_when_it_fails(
     broken: Path, site_config: RunConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
-    error = failure(ask(records.DESCRIBE, with_data(site_config, broken.parents[2])))
+    error = failure(ask(messages.DESCRIBE, with_data(site_config, broken.parents[2])))
     assert not any(word in error for word in ("002", "nii", "Elsewhere", "/"))
     assert "log" in error
     assert str(broken) in caplog.text
@@ -207,10 +217,10 @@ def test_a_hospital_keeps_its_files_and_patients_to_itself_when_it_fails(
 @pytest.mark.parametrize(
     ("kind", "made_rank", "told_rank", "words"),
     [
-        (records.TRAIN, RANK, RANK + 1, "rank 3, expected 4"),
-        (records.VALIDATE, RANK + 2, RANK, "rank 5, expected 3"),
-        (records.TEST, RANK + 2, RANK, "rank 5, expected 3"),
-        (records.TRAIN, None, RANK, "no adapter"),
+        (messages.TRAIN, RANK, RANK + 1, "rank 3, expected 4"),
+        (messages.VALIDATE, RANK + 2, RANK, "rank 5, expected 3"),
+        (messages.TEST, RANK + 2, RANK, "rank 5, expected 3"),
+        (messages.TRAIN, None, RANK, "no adapter"),
     ],
 )
 def test_a_message_with_the_wrong_adapter_is_answered_with_words(
@@ -230,17 +240,17 @@ def test_an_adapter_for_another_model_is_answered_with_words(
 ) -> None:
     whole = make_adapter(RANK)
     some = Adapter(dict(list(whole.layers.items())[1:]), whole.scale)
-    assert "is missing" in failure(ask(records.TRAIN, site_config, some, node=SIMULATED))
+    assert "is missing" in failure(ask(messages.TRAIN, site_config, some, node=SIMULATED))
 
 
 def test_a_key_that_the_site_does_not_know_is_answered_with_words(site_config: RunConfig) -> None:
-    error = failure(ask(records.DESCRIBE, site_config, node=SIMULATED, more={"lambda-1": 0.5}))
+    error = failure(ask(messages.DESCRIBE, site_config, node=SIMULATED, more={"lambda-1": 0.5}))
     assert "unknown key 'lambda-1'" in error
 
 
 def test_a_wrong_node_configuration_is_answered_with_words(site_config: RunConfig) -> None:
     node: dict[str, Value] = {**SIMULATED, "folder": "/data"}
-    assert "unknown key 'folder'" in failure(ask(records.DESCRIBE, site_config, node=node))
+    assert "unknown key 'folder'" in failure(ask(messages.DESCRIBE, site_config, node=node))
 
 
 def test_what_nobody_foresaw_is_an_answer_too_and_says_no_more_than_its_kind(
@@ -251,7 +261,7 @@ def test_what_nobody_foresaw_is_an_answer_too_and_says_no_more_than_its_kind(
 
     monkeypatch.setattr(Site, "score", fail)
     for node, kind in ((None, False), (SIMULATED, True)):
-        error = failure(ask(records.VALIDATE, site_config, node=node))
+        error = failure(ask(messages.VALIDATE, site_config, node=node))
         assert "unexpected error" in error
         assert ("ZeroDivisionError" in error) is kind
         assert "007" not in error
@@ -268,18 +278,18 @@ def test_a_server_does_not_say_where_a_hospitals_files_are(
             "cache-dir": str(tmp_path / "cache"),
         }
     )
-    own = ask(records.DESCRIBE, site_config)
-    assert ask(records.DESCRIBE, elsewhere, node=hospital(site_config)) == own
+    own = ask(messages.DESCRIBE, site_config)
+    assert ask(messages.DESCRIBE, elsewhere, node=hospital(site_config)) == own
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
     ("kind", "limits", "words"),
     [
-        (records.TRAIN, {"max_rank": 2}, "rank 3 is asked, this site allows 2"),
-        (records.TRAIN, {"max_local_epochs": 1}, "2 epochs are asked, this site allows 1"),
-        (records.TEST, {"serves": "train,validate"}, "this site does not serve test"),
-        (records.TRAIN, {"serves": "validate"}, "this site does not serve train"),
+        (messages.TRAIN, {"max_rank": 2}, "rank 3 is asked, this site allows 2"),
+        (messages.TRAIN, {"max_local_epochs": 1}, "2 epochs are asked, this site allows 1"),
+        (messages.TEST, {"serves": "train,validate"}, "this site does not serve test"),
+        (messages.TRAIN, {"serves": "validate"}, "this site does not serve train"),
     ],
 )
 def test_a_site_keeps_to_its_own_limits_and_says_which(
@@ -296,8 +306,8 @@ def test_a_site_keeps_to_its_own_limits_and_says_which(
 
 def test_within_its_limits_a_site_serves(site_config: RunConfig, make_adapter: MakeAdapter) -> None:
     node = hospital(site_config, max_rank=RANK, max_local_epochs=1, serves="train")
-    assert records.ADAPTER in ask(records.TRAIN, site_config, make_adapter(RANK), node=node)
-    assert metrics(ask(records.DESCRIBE, site_config, node=node))["max-rank"] == RANK
+    assert messages.ADAPTER in ask(messages.TRAIN, site_config, make_adapter(RANK), node=node)
+    assert metrics(ask(messages.DESCRIBE, site_config, node=node))["max-rank"] == RANK
 
 
 def test_a_site_that_is_asked_again_who_it_is_keeps_its_own_factors(
@@ -305,8 +315,70 @@ def test_a_site_that_is_asked_again_who_it_is_keeps_its_own_factors(
 ) -> None:
     flat = {**site_config.to_flat(), "sends": "A", "merge": "pad", "rating": "none"}
     config = RunConfig.from_flat(flat)
-    ask(records.DESCRIBE, config)
-    memory = Site(SiteSettings(name="GE"), config).memory()
+    ask(messages.DESCRIBE, config)
+    memory = Site(SiteSettings(name="GE"), config).memory("a1")
     memory.save(OWN, 1, make_adapter(RANK).tensors())
-    ask(records.DESCRIBE, config)  # its node was gone for a while
+    ask(messages.DESCRIBE, config)  # its node was gone for a while
     assert memory.load(OWN, 1) is not None
+
+
+class HospitalGrid(FakeGrid):
+    """Delivers messages to the real client app of one hospital, in this process."""
+
+    def __init__(self, node: dict[str, Value]) -> None:
+        super().__init__({})
+        self.node = node
+        self.replies: dict[str, Message] = {}
+
+    def get_node_ids(self) -> list[int]:
+        return [7]
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        for message in messages:
+            reply = app(message, Context(1, 7, self.node, RecordDict(), {}))
+            self.replies[message.metadata.message_type] = reply
+            yield reply
+
+
+def test_an_adapter_is_parsed_three_times_on_its_way_and_its_bytes_are_counted_without(
+    tmp_path: Path, site_config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flat = {"sites": 1, "min-sites": 1, "rounds": 1, "rank": RANK, "wait-s": 1}
+    config = RunConfig.from_flat({**site_config.to_flat(), **flat})
+    node = hospital(config, audit_log=str(tmp_path / "audit.jsonl"))
+    parsed: Counter[bytes] = Counter()
+    parse = records.load
+
+    def counted(data: bytes) -> dict[str, Tensor]:
+        parsed[data] += 1
+        return parse(data)
+
+    monkeypatch.setattr(records, "load", counted)
+    shapes = Shapes.of(skeleton(config.model.channels()))
+    start = lora.initial_adapter(shapes.layers, RANK, 1.0, seed=1)
+    lines: list[RoundRecord] = []
+    strategy = RateMyLoRA(
+        config,
+        shapes=shapes,
+        state=RunState(start),
+        on_round=lambda _, line: lines.append(line),
+    )
+    grid = HospitalGrid(node)
+    strategy.start(grid, strategy.arrays(), num_rounds=1)
+    monkeypatch.undo()
+    arrays = grid.replies[messages.TRAIN].content[messages.ADAPTER]
+    assert isinstance(arrays, ArrayRecord)
+    sent = arrays[records.PACKED].numpy().tobytes()
+    assert 1 <= parsed[sent] <= 3  # by the audit, the guard and the server
+    assert max(parsed.values()) <= 3
+    tensor_bytes = sum(tensor.nbytes for tensor in records.record_to_tensors(arrays).values())
+    assert lines[-1].sites["GE"]["bytes_up"] == tensor_bytes
+    assert payload(grid.replies[messages.TRAIN]) == tensor_bytes
+    (left,) = (
+        line
+        for line in read_audit(tmp_path / "audit.jsonl")
+        if (line["kind"], line["direction"]) == (messages.TRAIN, "out")
+    )
+    assert left["payload_bytes"] == sum(array["bytes"] for array in left["arrays"]) == tensor_bytes

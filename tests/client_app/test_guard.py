@@ -15,11 +15,12 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from client_app.audit import read_audit
-from client_app.guard import CANNOT, REFUSED, UNEXPECTED, failure, guard
-from common import records
+from client_app.guard import guard
+from common import messages, records
 from common.adapter import Adapter
 from common.config import RunConfig
 from common.errors import UserError
+from common.messages import CANNOT, REFUSED, UNEXPECTED, Failure
 from common.method import Half
 from common.options import Value
 from tests.conftest import SMALL, MakeAdapter
@@ -35,25 +36,24 @@ def adapter(make_adapter: MakeAdapter) -> Adapter:
 
 
 def request(kind: str, adapter: Adapter | None = None, config: RunConfig = CONFIG) -> Message:
-    order = records.config_to_record(config, **{"server-round": 4, "site-rank": RANK})
-    content = RecordDict({records.CONFIG: order})
-    if adapter is not None:
-        content[records.ADAPTER] = records.adapter_to_record(adapter)
+    arrays = None if adapter is None else records.adapter_to_record(adapter)
+    made = messages.REQUESTS[kind](config, "a1", server_round=4, site_rank=RANK, adapter=arrays)
+    content = made.to_record()
     return Message(content, dst_node_id=7, message_type=kind)
 
 
 def good(kind: str, adapter: Adapter) -> RecordDict:
     numbers: dict[str, dict[str, int | float]] = {
-        records.DESCRIBE: {"train-examples": 9, "train-cases": 8, "val-cases": 2, "test-cases": 2},
-        records.TRAIN: {"num-examples": 9, "loss": 0.5, "seconds": 1.0, "start-dice": 0.5},
-        records.VALIDATE: {"dice": 0.5, "num-examples": 2},
-        records.TEST: {"cases": 2, "base.dice.LV": 0.5, "test.hd95_mm.mean": 4.0},
+        messages.DESCRIBE: {"train-examples": 9, "train-cases": 8, "val-cases": 2, "test-cases": 2},
+        messages.TRAIN: {"num-examples": 9, "loss": 0.5, "seconds": 1.0, "start-dice": 0.5},
+        messages.VALIDATE: {"dice": 0.5, "num-examples": 2},
+        messages.TEST: {"cases": 2, "base.dice.LV": 0.5, "test.hd95_mm.mean": 4.0},
     }
-    content = RecordDict({records.METRICS: MetricRecord(numbers[kind])})  # type: ignore[arg-type]
-    if kind == records.TRAIN:
-        content[records.ADAPTER] = records.adapter_to_record(adapter)
-    if kind == records.DESCRIBE:
-        content[records.CONFIG] = ConfigRecord({"site": "St. Anna", "base-sha256": "ab" * 32})
+    content = RecordDict({messages.METRICS: MetricRecord(numbers[kind])})  # type: ignore[arg-type]
+    if kind == messages.TRAIN:
+        content[messages.ADAPTER] = records.adapter_to_record(adapter)
+    if kind == messages.DESCRIBE:
+        content[messages.CONFIG] = ConfigRecord({"site": "St. Anna", "base-sha256": "ab" * 32})
     return content
 
 
@@ -72,12 +72,14 @@ def log_of(folder: Path) -> list[dict[str, Any]]:
 
 
 def error_in(reply: Message) -> object:
-    config = reply.content[records.CONFIG]
+    config = reply.content[messages.CONFIG]
     assert isinstance(config, ConfigRecord)
-    return config[records.ERROR]
+    return config[messages.ERROR]
 
 
-@pytest.mark.parametrize("kind", [records.DESCRIBE, records.TRAIN, records.VALIDATE, records.TEST])
+@pytest.mark.parametrize(
+    "kind", [messages.DESCRIBE, messages.TRAIN, messages.VALIDATE, messages.TEST]
+)
 def test_what_is_called_for_leaves_unchanged(tmp_path: Path, adapter: Adapter, kind: str) -> None:
     content = good(kind, adapter)
     reply = pass_guard(tmp_path, request(kind), content)
@@ -89,7 +91,7 @@ def test_what_is_called_for_leaves_unchanged(tmp_path: Path, adapter: Adapter, k
 
 
 def arrays(content: RecordDict) -> ArrayRecord:
-    found = content[records.ADAPTER]
+    found = content[messages.ADAPTER]
     assert isinstance(found, ArrayRecord)
     return found
 
@@ -101,7 +103,7 @@ def set_tensors(change: Callable[[dict[str, Tensor]], object]) -> Change:
     def changed(content: RecordDict) -> None:
         tensors = records.record_to_tensors(arrays(content))
         change(tensors)
-        content[records.ADAPTER] = records.tensors_to_record(tensors)
+        content[messages.ADAPTER] = records.tensors_to_record(tensors)
 
     return changed
 
@@ -110,7 +112,7 @@ def set_bytes(change: Callable[[bytes], bytes]) -> Change:
     def changed(content: RecordDict) -> None:
         data = change(arrays(content)[records.PACKED].numpy().tobytes())
         array = Array(np.frombuffer(data, np.uint8))
-        content[records.ADAPTER] = ArrayRecord({records.PACKED: array})
+        content[messages.ADAPTER] = ArrayRecord({records.PACKED: array})
 
     return changed
 
@@ -118,14 +120,14 @@ def set_bytes(change: Callable[[bytes], bytes]) -> Change:
 def append_bytes(content: RecordDict) -> None:
     old = arrays(content)[records.PACKED]
     array = Array(old.dtype, old.shape, old.stype, old.data + bytes(1000))
-    content[records.ADAPTER] = ArrayRecord({records.PACKED: array})
+    content[messages.ADAPTER] = ArrayRecord({records.PACKED: array})
 
 
 def relabel(content: RecordDict) -> None:
     """Let the array say of itself what its bytes are not."""
     old = arrays(content)[records.PACKED]
     array = Array("patient 007", old.shape, old.stype, old.data)
-    content[records.ADAPTER] = ArrayRecord({records.PACKED: array})
+    content[messages.ADAPTER] = ArrayRecord({records.PACKED: array})
 
 
 def with_note(data: bytes) -> bytes:
@@ -145,7 +147,7 @@ def add(content: RecordDict, key: str, record: Any) -> None:
 
 def metric(name: str, value: Any) -> Change:
     def change(content: RecordDict) -> None:
-        found = content[records.METRICS]
+        found = content[messages.METRICS]
         assert isinstance(found, MetricRecord)
         found[name] = value
 
@@ -153,38 +155,38 @@ def metric(name: str, value: Any) -> Change:
 
 
 SMUGGLED: list[tuple[str, str, Change]] = [
-    ("an image beside the adapter", records.TRAIN,
+    ("an image beside the adapter", messages.TRAIN,
      lambda c: arrays(c).update({"image": Array(np.zeros((9, 9), np.float32))})),
-    ("another record of arrays", records.TRAIN,
+    ("another record of arrays", messages.TRAIN,
      lambda c: add(c, "more", ArrayRecord({"x": Array(np.zeros(3, np.float32))}))),
-    ("arrays in a validation", records.VALIDATE,
-     lambda c: add(c, records.ADAPTER, ArrayRecord({"x": Array(np.zeros(3, np.float32))}))),
-    ("a factor of another shape", records.TRAIN,
+    ("arrays in a validation", messages.VALIDATE,
+     lambda c: add(c, messages.ADAPTER, ArrayRecord({"x": Array(np.zeros(3, np.float32))}))),
+    ("a factor of another shape", messages.TRAIN,
      set_tensors(lambda t: t.update({FIRST: t[FIRST][:-1]}))),
-    ("a factor of another type", records.TRAIN,
+    ("a factor of another type", messages.TRAIN,
      set_tensors(lambda t: t.update({FIRST: t[FIRST].double()}))),
-    ("a missing factor", records.TRAIN, set_tensors(lambda t: t.pop(FIRST))),
-    ("an image among the factors", records.TRAIN,
+    ("a missing factor", messages.TRAIN, set_tensors(lambda t: t.pop(FIRST))),
+    ("an image among the factors", messages.TRAIN,
      set_tensors(lambda t: t.update({"image": torch.zeros(9, 9)}))),
-    ("bytes behind the tensors", records.TRAIN, set_bytes(lambda data: data + bytes(1000))),
-    ("bytes that are no adapter", records.TRAIN, set_bytes(lambda _: b"123")),
-    ("a note beside the tensors", records.TRAIN, set_bytes(with_note)),
-    ("bytes behind the array", records.TRAIN, append_bytes),
-    ("an array that says it is another", records.TRAIN, relabel),
-    ("spaces in the header", records.TRAIN, set_bytes(with_spaces)),
-    ("a metric by patient", records.VALIDATE, metric("dice.patient007", 0.5)),
-    ("a list of numbers", records.TEST, metric("base.dice.LV", [0.1, 0.9])),
-    ("a metric of another request", records.VALIDATE, metric("loss", 0.5)),
-    ("free text in a description", records.DESCRIBE,
-     lambda c: c.config_records[records.CONFIG].update({"note": "patient 7"})),
-    ("a description that is too long", records.DESCRIBE,
-     lambda c: c.config_records[records.CONFIG].update({"site": "x" * 200})),
-    ("a fingerprint that is none", records.DESCRIBE,
-     lambda c: c.config_records[records.CONFIG].update({"base-sha256": "patient 7"})),
-    ("free text in training", records.TRAIN,
-     lambda c: add(c, records.CONFIG, ConfigRecord({"note": "patient 7"}))),
-    ("an error text with a file name", records.TRAIN,
-     lambda c: add(c, records.CONFIG, ConfigRecord({records.ERROR: "/data/007.nii.gz is broken"}))),
+    ("bytes behind the tensors", messages.TRAIN, set_bytes(lambda data: data + bytes(1000))),
+    ("bytes that are no adapter", messages.TRAIN, set_bytes(lambda _: b"123")),
+    ("a note beside the tensors", messages.TRAIN, set_bytes(with_note)),
+    ("bytes behind the array", messages.TRAIN, append_bytes),
+    ("an array that says it is another", messages.TRAIN, relabel),
+    ("spaces in the header", messages.TRAIN, set_bytes(with_spaces)),
+    ("a metric by patient", messages.VALIDATE, metric("dice.patient007", 0.5)),
+    ("a list of numbers", messages.TEST, metric("base.dice.LV", [0.1, 0.9])),
+    ("a metric of another request", messages.VALIDATE, metric("loss", 0.5)),
+    ("free text in a description", messages.DESCRIBE,
+     lambda c: c.config_records[messages.CONFIG].update({"note": "patient 7"})),
+    ("a description that is too long", messages.DESCRIBE,
+     lambda c: c.config_records[messages.CONFIG].update({"site": "x" * 200})),
+    ("a fingerprint that is none", messages.DESCRIBE,
+     lambda c: c.config_records[messages.CONFIG].update({"base-sha256": "patient 7"})),
+    ("free text in training", messages.TRAIN,
+     lambda c: add(c, messages.CONFIG, ConfigRecord({"note": "patient 7"}))),
+    ("an error text with a file name", messages.TRAIN,
+     lambda c: add(c, messages.CONFIG, ConfigRecord({messages.ERROR: "/data/7.nii.gz is broken"}))),
 ]  # fmt: skip
 
 
@@ -197,7 +199,7 @@ def test_what_is_not_on_the_list_stays(
     content = good(kind, adapter)
     change(content)
     reply = pass_guard(tmp_path, request(kind), content)
-    assert set(reply.content) == {records.CONFIG}
+    assert set(reply.content) == {messages.CONFIG}
     assert error_in(reply) == REFUSED
     came, left = log_of(tmp_path)
     assert (came["verdict"], left["verdict"][:8]) == ("passed", "refused:")
@@ -218,13 +220,23 @@ def test_only_the_halves_that_the_method_sends_leave(
     flat = {**CONFIG.to_flat(), "merge": "pad", "rating": "none", **keys}
     config = RunConfig.from_flat(flat)
     for sent in ((), ("A",), ("B",), ("A", "B")):
-        content = good(records.TRAIN, adapter)
+        content = good(messages.TRAIN, adapter)
         if sent:
-            content[records.ADAPTER] = records.halves_to_record(adapter, sent)
+            content[messages.ADAPTER] = records.halves_to_record(adapter, sent)
         else:
-            del content[records.ADAPTER]
-        reply = pass_guard(tmp_path, request(records.TRAIN, config=config), content)
+            del content[messages.ADAPTER]
+        reply = pass_guard(tmp_path, request(messages.TRAIN, config=config), content)
         assert (reply.content is content) == (sent == halves), sent
+
+
+def test_where_nothing_is_sent_no_text_leaves_in_the_adapters_place(
+    tmp_path: Path, adapter: Adapter
+) -> None:
+    flat = {**CONFIG.to_flat(), "merge": "pad", "rating": "none", "sends": "none"}
+    content = good(messages.TRAIN, adapter)
+    content[messages.ADAPTER] = ConfigRecord({"note": "patient 7"})
+    message = request(messages.TRAIN, config=RunConfig.from_flat(flat))
+    assert error_in(pass_guard(tmp_path, message, content)) == REFUSED
 
 
 def test_whole_weights_leave_only_where_they_train(tmp_path: Path, unet: nn.Module) -> None:
@@ -232,9 +244,9 @@ def test_whole_weights_leave_only_where_they_train(tmp_path: Path, unet: nn.Modu
     weights = unet.state_dict()
     for config, passes in ((RunConfig.from_flat(flat), True), (CONFIG, False)):
         metrics = {"num-examples": 9, "loss": 0.5, "seconds": 1.0}
-        content = RecordDict({records.METRICS: MetricRecord(metrics)})  # type: ignore[arg-type]
-        content[records.ADAPTER] = records.tensors_to_record(weights)
-        reply = pass_guard(tmp_path, request(records.TRAIN, config=config), content)
+        content = RecordDict({messages.METRICS: MetricRecord(metrics)})  # type: ignore[arg-type]
+        content[messages.ADAPTER] = records.tensors_to_record(weights)
+        reply = pass_guard(tmp_path, request(messages.TRAIN, config=config), content)
         assert (reply.content is content) == passes
 
 
@@ -244,30 +256,30 @@ def test_whole_weights_leave_only_where_they_train(tmp_path: Path, unet: nn.Modu
 def test_a_dice_leaves_for_every_adapter_that_came(
     tmp_path: Path, adapter: Adapter, brought: int, told: int, passes: bool
 ) -> None:
-    message = request(records.VALIDATE, adapter)
+    message = request(messages.VALIDATE, adapter)
     for number in range(1, brought + 1):
-        message.content[records.OTHER.format(number)] = records.adapter_to_record(adapter)
-    content = good(records.VALIDATE, adapter)
+        message.content[messages.OTHER.format(number)] = records.adapter_to_record(adapter)
+    content = good(messages.VALIDATE, adapter)
     for number in range(1, told + 1):
-        content.metric_records[records.METRICS][f"dice-{number}"] = 0.5
+        content.metric_records[messages.METRICS][f"dice-{number}"] = 0.5
     assert (pass_guard(tmp_path, message, content).content is content) == passes
 
 
 def test_an_error_with_a_text_beside_data_stays(tmp_path: Path, adapter: Adapter) -> None:
-    content = good(records.TRAIN, adapter)
-    content[records.CONFIG] = ConfigRecord({records.ERROR: CANNOT})
-    assert error_in(pass_guard(tmp_path, request(records.TRAIN), content)) == REFUSED
+    content = good(messages.TRAIN, adapter)
+    content[messages.CONFIG] = ConfigRecord({messages.ERROR: CANNOT})
+    assert error_in(pass_guard(tmp_path, request(messages.TRAIN), content)) == REFUSED
 
 
 def test_flowers_own_error_texts_stay(tmp_path: Path) -> None:
-    message = request(records.TRAIN)
+    message = request(messages.TRAIN)
     reply = Message(Error(0, "FileNotFoundError: /data/patient007"), reply_to=message)
     assert error_in(pass_guard(tmp_path, message, reply)) == REFUSED
 
 
 @pytest.mark.parametrize("sentence", [CANNOT, UNEXPECTED, "rank 32 is asked, this site allows 16"])
 def test_the_few_sentences_leave(tmp_path: Path, sentence: str) -> None:
-    reply = pass_guard(tmp_path, request(records.TRAIN), failure(sentence))
+    reply = pass_guard(tmp_path, request(messages.TRAIN), Failure(sentence).to_record())
     assert error_in(reply) == sentence
 
 
@@ -277,12 +289,12 @@ def test_an_app_that_raises_says_nothing_of_why(tmp_path: Path) -> None:
 
     node: dict[str, Value] = {"site": "GE", "audit-log": str(tmp_path / "audit.jsonl")}
     context = Context(run_id=1, node_id=7, node_config=node, state=RecordDict(), run_config={})
-    assert error_in(guard(request(records.TRAIN), context, app)) == UNEXPECTED
+    assert error_in(guard(request(messages.TRAIN), context, app)) == UNEXPECTED
 
 
 def test_the_log_has_every_array_and_byte(tmp_path: Path, adapter: Adapter) -> None:
-    content = good(records.TRAIN, adapter)
-    pass_guard(tmp_path, request(records.TRAIN, adapter), content)
+    content = good(messages.TRAIN, adapter)
+    pass_guard(tmp_path, request(messages.TRAIN, adapter), content)
     came, left = log_of(tmp_path)
     assert (came["round"], came["kind"], came["run"]) == (4, "train", "11")
     assert came["payload_bytes"] == left["payload_bytes"] == adapter.payload_bytes
@@ -298,16 +310,16 @@ def test_the_log_has_every_array_and_byte(tmp_path: Path, adapter: Adapter) -> N
 
 def test_where_the_log_cannot_be_written_nothing_leaves(tmp_path: Path, adapter: Adapter) -> None:
     (tmp_path / "audit.jsonl").mkdir()
-    reply = pass_guard(tmp_path, request(records.TRAIN), good(records.TRAIN, adapter))
+    reply = pass_guard(tmp_path, request(messages.TRAIN), good(messages.TRAIN, adapter))
     assert error_in(reply) == CANNOT
 
 
 def test_a_simulated_site_is_guarded_and_keeps_no_log(tmp_path: Path, adapter: Adapter) -> None:
-    content = good(records.VALIDATE, adapter)
+    content = good(messages.VALIDATE, adapter)
     metric("dice.patient007", 0.5)(content)
     node: dict[str, Value] = {"partition-id": 0, "num-partitions": 3}
     context = Context(run_id=1, node_id=7, node_config=node, state=RecordDict(), run_config={})
-    message = request(records.VALIDATE)
+    message = request(messages.VALIDATE)
     reply = guard(message, context, lambda m, _: Message(content, reply_to=m))
     assert error_in(reply) == REFUSED
     assert list(tmp_path.iterdir()) == []

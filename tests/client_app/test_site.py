@@ -55,9 +55,9 @@ def test_a_simulated_node_says_its_partition() -> None:
         ({"data-dir": "/data"}, ["'site'"]),
         ({"site": ""}, ["'site'"]),
         ({"site": "GE", "datadir": "/data"}, ["unknown key 'datadir'", "data-dir", "base-model"]),
-        ({"partition-id": "one"}, ["partition-id", "'one'", "whole number"]),
+        ({"partition-id": "one"}, ["partition-id", "'one'", "expected a int"]),
         ({"partition-id": -1, "num-partitions": 3}, ["partition-id", "-1", "at least 0"]),
-        ({"partition-id": 0, "num-partitions": 1.5}, ["num-partitions", "1.5", "whole number"]),
+        ({"partition-id": 0, "num-partitions": 1.5}, ["num-partitions", "1.5", "expected a int"]),
     ],
 )
 def test_a_wrong_node_configuration_is_refused(node: dict[str, Value], words: list[str]) -> None:
@@ -134,9 +134,10 @@ def test_a_description_counts_cases_and_slices(site_config: RunConfig, work_dir:
     split = split_cases(own, site_config.data.split_seed)
     assert facts.name == "GE"
     assert facts.base_sha256 == file_sha256(work_dir / "base.safetensors")
-    assert facts.cases == {name: len(split[name]) for name in SPLITS}
-    assert sum(facts.cases.values()) == 2 * PATIENTS["GE"]
-    assert facts.train_slices == sum(len(load_frame(case)[0]) for case in split["train"])
+    cases = (facts.train_cases, facts.val_cases, facts.test_cases)
+    assert cases == tuple(len(split[name]) for name in SPLITS)
+    assert sum(cases) == 2 * PATIENTS["GE"]
+    assert facts.train_examples == sum(len(load_frame(case)[0]) for case in split["train"])
 
 
 def test_another_base_than_the_runs_is_refused(site_config: RunConfig) -> None:
@@ -164,7 +165,7 @@ def test_training_changes_the_factors_and_nothing_else(
     assert not any(torch.equal(trained[name], kept[name]) for name in kept)
     assert all(torch.equal(start.tensors()[name], kept[name]) for name in kept)
     assert adapter_of(result.parameters).scale == start.scale
-    assert result.slices == len(site.slices)
+    assert result.examples == len(site.slices)
     assert file_sha256(work_dir / "base.safetensors") == base
     after = site.model().state_dict()
     assert all(torch.equal(after[name], weights[name]) for name in weights)
@@ -209,7 +210,7 @@ def test_local_epochs_are_passes_over_the_data(
         for epochs in (1, 2)
     )
     assert two.loss < one.loss
-    assert one.slices == two.slices
+    assert one.examples == two.examples
 
 
 def test_where_the_run_asks_the_start_of_training_is_scored_and_training_is_the_same(

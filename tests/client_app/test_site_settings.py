@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from client_app.site_settings import LimitError, SiteSettings
-from common import records
+from common import messages
 from common.config import RunConfig
 from common.errors import UserError
 from common.options import Value
@@ -51,21 +51,21 @@ def test_in_a_simulation_the_run_says_where_the_data_are() -> None:
 def test_limits_hold_for_what_they_are_about_and_nothing_else() -> None:
     config = RunConfig.from_flat({"local-epochs": 3})
     settings = SiteSettings.from_node({"site": "GE", "max-rank": 8, "max-local-epochs": 3})
-    settings.check(records.TRAIN, config, 8)
-    settings.check(records.TEST, config, 32)
-    settings.check(records.DESCRIBE, config, 0)
+    settings.check(messages.TRAIN, config, 8)
+    settings.check(messages.TEST, config, 32)
+    settings.check(messages.DESCRIBE, config, 0)
     with pytest.raises(LimitError, match="rank 9 is asked, this site allows 8"):
-        settings.check(records.TRAIN, config, 9)
+        settings.check(messages.TRAIN, config, 9)
     with pytest.raises(LimitError, match="4 epochs are asked, this site allows 3"):
-        settings.check(records.TRAIN, RunConfig.from_flat({"local-epochs": 4}), 8)
+        settings.check(messages.TRAIN, RunConfig.from_flat({"local-epochs": 4}), 8)
 
 
 def test_all_weights_leave_only_where_the_site_says_so() -> None:
     config = RunConfig.from_flat({"trains": "weights", "merge": "pad", "rating": "none"})
-    SiteSettings.from_node({"partition-id": 0}).check(records.TRAIN, config, 0)
-    SiteSettings.from_node({"site": "GE", "whole-weights": True}).check(records.TRAIN, config, 0)
+    SiteSettings.from_node({"partition-id": 0}).check(messages.TRAIN, config, 0)
+    SiteSettings.from_node({"site": "GE", "whole-weights": True}).check(messages.TRAIN, config, 0)
     with pytest.raises(LimitError, match="this site sends adapters alone"):
-        SiteSettings.from_node({"site": "GE"}).check(records.TRAIN, config, 0)
+        SiteSettings.from_node({"site": "GE"}).check(messages.TRAIN, config, 0)
 
 
 def test_an_error_begins_with_where_the_value_comes_from() -> None:

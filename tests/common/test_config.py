@@ -1,17 +1,21 @@
 """The run configuration: one truth, documented, and wrong values are named."""
 
 import ast
+import math
 import tomllib
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from common.config import GROUPS, DataConfig, ModelConfig, RunConfig
+from common.config import DataConfig, ModelConfig, RunConfig
 from common.errors import UserError
+from common.options import keys_of
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG_MODULES = ("config", "method")
+GROUPS = {spec.name: spec.type for spec in fields(RunConfig) if is_dataclass(spec.type)}
 
 
 def refusal(key: str, value: object, **others: Any) -> str:
@@ -51,24 +55,25 @@ def test_the_ready_configurations_are_there() -> None:
 
 
 def test_every_key_is_described_below_its_field() -> None:
-    described, fields = set(), set()
+    described, found = set(), set()
     modules = [ast.parse((ROOT / "common" / f"{name}.py").read_text()) for name in CONFIG_MODULES]
     body = [node for tree in modules for node in tree.body]
     for cls in (node for node in body if isinstance(node, ast.ClassDef)):
         for node, below in zip(cls.body, [*cls.body[1:], None], strict=True):
             if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
                 key = node.target.id.replace("_", "-")
-                fields.add(key)
+                found.add(key)
                 match below:
                     case ast.Expr(ast.Constant(str(text))) if text.strip().endswith("."):
                         described.add(key)
-    assert fields == {*RunConfig.keys(), *GROUPS}  # the walk has seen them all
+    assert found == {*RunConfig.keys(), *GROUPS}  # the walk has seen them all
     assert set(RunConfig.keys()) - described == set()
 
 
 def test_keys_are_in_kebab_case_and_unique() -> None:
     keys = RunConfig.keys()
-    assert len(keys) == len(set(keys)) > 30
+    declared = sum(len(fields(group)) for group in (RunConfig, *GROUPS.values()))
+    assert len(keys) == declared - len(GROUPS) > 30
     assert not any("_" in key or key != key.lower() for key in keys)
 
 
@@ -95,13 +100,23 @@ def test_a_whole_number_is_taken_for_a_float_and_becomes_one() -> None:
     assert typed(RunConfig.from_flat({"spacing-mm": 2}).to_flat())["spacing-mm"] == (float, 2.0)
 
 
-@pytest.mark.parametrize("key", ["lambda", "lambda_0", "Rank", "", "model"])
-def test_an_unknown_key_is_named_and_the_known_ones_are_listed(key: str) -> None:
+@pytest.mark.parametrize(
+    ("key", "near"),
+    [
+        ("lambda", "lambda-0"),
+        ("lambda_0", "lambda-0"),
+        ("Rank", "rank"),
+        ("", ""),
+        ("wait", "wait-s"),
+    ],
+)
+def test_an_unknown_key_is_named_and_the_known_ones_are_listed(key: str, near: str) -> None:
     with pytest.raises(UserError) as caught:
         RunConfig.from_flat({key: 1}, "pyproject.toml")
     message = str(caught.value)
     known = ", ".join(sorted(RunConfig.keys()))
-    assert message == f"pyproject.toml: unknown key {key!r}; known are {known}"
+    hint = f" (did you mean {near!r}?)" if near else ""
+    assert message == f"pyproject.toml: unknown key {key!r}{hint}; known are {known}"
 
 
 @pytest.mark.parametrize(
@@ -133,17 +148,17 @@ def test_a_value_of_the_wrong_type_is_refused(key: str, value: object, expected:
     [
         ("rank", 0, "at least 1 and at most 512"),
         ("rank", 513, "at least 1 and at most 512"),
-        ("alpha-per-rank", 0.0, "above 0"),
-        ("spacing-mm", 0.0, "above 0 and at most 10"),
-        ("spacing-mm", 10.5, "above 0 and at most 10"),
+        ("alpha-per-rank", 0.0, "above 0 and at most 1000"),
+        ("spacing-mm", 0.0, "at least 0.3 and at most 10"),
+        ("spacing-mm", 10.5, "at least 0.3 and at most 10"),
         ("lambda-0", -0.1, "at least 0 and at most 1"),
         ("lambda-0", 1.1, "at least 0 and at most 1"),
         ("decay", 0.0, "above 0 and at most 1"),
-        ("learning-rate", float("nan"), "above 0"),
-        ("learning-rate", float("inf"), "above 0"),
-        ("weight-decay", float("inf"), "at least 0"),
-        ("seed", -1, "at least 0"),
-        ("image-size", 16, "at least 32"),
+        ("learning-rate", float("nan"), "above 0 and at most 10"),
+        ("learning-rate", float("inf"), "above 0 and at most 10"),
+        ("weight-decay", float("inf"), "at least 0 and at most 1000"),
+        ("seed", -1, "at least 0 and at most 4294967295"),
+        ("image-size", 16, "at least 32 and at most 4096"),
         ("merge", "mean", "one of ['svd', 'pad', 'fold', 'residual']"),
         ("device", "tpu", "one of ['auto', 'cpu', 'cuda']"),
     ],
@@ -154,7 +169,14 @@ def test_a_value_out_of_range_is_refused(key: str, value: object, expected: str)
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("rank", 1), ("rank", 512), ("lambda-0", 0.0), ("lambda-0", 1.0), ("decay", 1.0)],
+    [
+        ("spacing-mm", 0.3),
+        ("rank", 1),
+        ("rank", 512),
+        ("lambda-0", 0.0),
+        ("lambda-0", 1.0),
+        ("decay", 1.0),
+    ],
 )
 def test_the_ends_of_a_range_are_in_it(key: str, value: float) -> None:
     assert RunConfig.from_flat({key: value}).to_flat()[key] == value
@@ -172,6 +194,7 @@ def test_the_ends_of_a_range_are_in_it(key: str, value: float) -> None:
         "8,16,32,64,128,²",
         "8,16,32,64,128,8.0",
         "8 16 32 64 128 8",
+        "8,16,32,64,4097,8",
     ],
 )
 def test_features_that_are_not_six_channel_counts_are_refused(features: str) -> None:
@@ -187,10 +210,19 @@ def test_an_image_size_that_the_network_cannot_halve_is_refused(size: int) -> No
     assert refusal("image-size", size).endswith("expected a multiple of 16")
 
 
+def test_every_number_has_a_lowest_and_a_highest_value() -> None:
+    endless = set()
+    for key, spec in keys_of(RunConfig).items():
+        low, high = max(spec.metadata["low"], spec.metadata["above"]), spec.metadata["high"]
+        if spec.type in (int, float) and not (math.isfinite(low) and math.isfinite(high)):
+            endless.add(key)
+    assert endless == set()
+
+
 def test_more_sites_needed_than_there_are_is_refused() -> None:
     message = refusal("min-sites", 4, sites=3)
     assert message.endswith("expected at most sites = 3")
-    assert RunConfig.from_flat({"min-sites": 3, "sites": 3}).method.min_sites == 3
+    assert RunConfig.from_flat({"min-sites": 3, "sites": 3}).federation.min_sites == 3
 
 
 def test_configurations_cannot_be_changed() -> None:

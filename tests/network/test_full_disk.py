@@ -50,7 +50,7 @@ def test_a_full_disk_leaves_the_last_round_whole(small_disk: Path) -> None:
     ballast.unlink()
     resumed = folder.begin(config, RunState(random_adapter(0, rank=4)))
     assert resumed.server_round == 1
-    assert same_bits(resumed.adapter, states[1].adapter)
+    assert same_bits(resumed.parameters, states[1].parameters)
     assert [line["round"] for line in folder.read_history()] == [1]
     folder.save_round(states[2], RoundRecord(2))
     assert folder.begin(config, states[1]).server_round == 2

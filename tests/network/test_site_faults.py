@@ -164,8 +164,8 @@ def test_the_others_go_on(story: Story) -> None:
         for site in STEADY:
             entry = line["sites"][site]
             assert refusals(line, site) == {}
-            assert entry["weight"] > 0
-            assert 0 <= entry["validation"] <= 1
+            assert entry["penalty"] > 0
+            assert 0 < entry["validation"] < 1
 
 
 def test_who_takes_part_has_an_equal_share(story: Story) -> None:
@@ -192,7 +192,7 @@ def test_a_site_killed_in_training_is_named_and_left_out(story: Story) -> None:
 
 def test_a_site_killed_before_it_validates_keeps_weight_one(story: Story) -> None:
     line = story.history[1]
-    assert line["sites"]["Lost"]["weight"] == 1.0
+    assert line["sites"]["Lost"]["penalty"] == 1.0
     assert "validation" not in line["sites"]["Lost"]
     assert set(refusals(line, "Lost")) == {"validate"}
 

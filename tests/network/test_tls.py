@@ -20,8 +20,8 @@ from flwr.common.constant import RUN_FAILURE_DETAILS_NO_HEARTBEAT
 from benchmarks.federation import LOOPBACK, Tls, Value, start_superlink
 from benchmarks.processes import free_ports
 from benchmarks.relay import relay
-from client_app.guard import CANNOT
 from common.adapter import load_adapter
+from common.messages import CANNOT
 from common.model import build_unet, save_base
 from server_app.status import read_status
 from tests.conftest import SITE_FEATURES
@@ -223,7 +223,7 @@ def test_over_tls_the_adapter_is_that_of_the_simulation(story: Story, simulated:
         torch.testing.assert_close(found.tensors()[name], value, msg=name)
     for real, line in zip(read_history(story.whole), read_history(simulated), strict=True):
         for site in SITES:
-            for key in ("rank", "weight", "bytes_up", "bytes_down"):
+            for key in ("rank", "penalty", "bytes_up", "bytes_down"):
                 assert real["sites"][site].get(key) == line["sites"][site].get(key)
 
 
@@ -288,7 +288,7 @@ def test_after_both_ends_of_the_server_the_adapter_is_that_of_the_whole_run(stor
     assert [line["round"] for line in left] == list(range(ROUNDS + 1))
     for one, other in zip(left, right, strict=True):
         for site in SITES:
-            for key in ("validation", "weight", "rank", "bytes_up", "bytes_down"):
+            for key in ("validation", "penalty", "rank", "bytes_up", "bytes_down"):
                 assert one["sites"][site].get(key) == other["sites"][site].get(key)
 
 

@@ -217,4 +217,4 @@ def refusals(line: Mapping[str, Any], site: str) -> dict[str, str]:
 
 def took_part(line: Mapping[str, Any]) -> set[str]:
     """Return the sites whose adapters are in a round's merge."""
-    return {name for name, entry in line["sites"].items() if "weight" in entry}
+    return {name for name, entry in line["sites"].items() if "penalty" in entry}

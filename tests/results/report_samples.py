@@ -52,7 +52,7 @@ def make_run(
                 entry |= {"rank": config.model.rank, "examples": 100, "share": 0.5}
                 entry |= {"loss": 0.5 / t, "train_s": 50.0}
                 entry |= {"bytes_up": message, "bytes_down": 2 * message}
-                entry["weight"] = 1 - lambda_t if site in penalties.get(t, ()) else 1.0
+                entry["penalty"] = 1 - lambda_t if site in penalties.get(t, ()) else 1.0
             line["sites"][site] = entry
         lines.append(line)
     summary = None if gains is None else make_summary(gains)

@@ -35,7 +35,7 @@ def test_there_is_a_run_for_every_setting_seed_and_row(tmp_path: Path) -> None:
     found = [(job.setting, job.seed, job.row) for job in plan.jobs()]
     assert len(set(found)) == len(found) == 2 * 2 * 3
     assert {row for _, _, row in found} == {BASE, "plain", "λ = 0.4"}
-    assert {(job.setting, job.config.method.rounds) for job in plan.jobs()} == {
+    assert {(job.setting, job.config.federation.rounds) for job in plan.jobs()} == {
         ("few", 2),
         ("many", 9),
     }
@@ -54,7 +54,7 @@ def test_a_rows_keys_lie_over_the_runs_and_a_settings_over_both(tmp_path: Path) 
     keys = '[keys]\nlambda-0 = 0.1\nrounds = 3\nrank = 2\n[settings.s]\nrank = 5\nmerge = "pad"\n'
     plan = plan_of(tmp_path, f"{HEAD}{keys}{ROWS}")
     config = job_of(plan, "λ = 0.4", setting="s").config
-    assert (config.method.lambda_0, config.method.rounds) == (0.4, 3)
+    assert (config.method.lambda_0, config.federation.rounds) == (0.4, 3)
     assert (config.model.rank, config.method.merge) == (5, "pad")
     assert job_of(plan, BASE, setting="s").config.method.lambda_0 == 0.1
 
@@ -67,13 +67,13 @@ def test_a_profile_lies_under_all_keys(tmp_path: Path) -> None:
 
 def test_a_run_waits_for_all_its_sites(tmp_path: Path) -> None:
     job = job_of(plan_of(tmp_path, f"{HEAD}sites = 4\n{ROWS}"), "plain")
-    assert (job.nodes, job.config.method.sites, job.config.method.min_sites) == (4, 4, 4)
+    assert (job.nodes, job.config.federation.sites, job.config.federation.min_sites) == (4, 4, 4)
     assert job_of(plan_of(tmp_path, f"{HEAD}sites = 4\n{ROWS}"), BASE).nodes == 0
 
 
 def test_pooled_data_are_one_node_that_is_scored_at_all_sites(tmp_path: Path) -> None:
     job = job_of(plan_of(tmp_path, f"{HEAD}sites = 4\n{ROWS}[rows.all]\npool = true\n"), "all")
-    assert (job.nodes, job.hospitals, job.config.method.min_sites) == (1, 4, 1)
+    assert (job.nodes, job.hospitals, job.config.federation.min_sites) == (1, 4, 1)
 
 
 def test_methods_are_rows_of_their_name(tmp_path: Path) -> None:

@@ -327,9 +327,9 @@ def test_site_by_site_says_who_was_penalised_and_by_how_much(plan: Plan, tmp_pat
     fabricate(folders["ours", 0], [*merged({"A": 0.5, "B": 0.6}, patients=1), *lasts])
     history = folders["ours", 0].run.history
     lines = [json.loads(text) for text in history.read_text().splitlines()]
-    for number, weight in ((1, 1.0), (2, 0.8)):
-        lines[number]["sites"]["A"] |= {"weight": weight, "removed": (1 - weight) / 2}
-        lines[number]["sites"]["B"] |= {"weight": 1.0, "removed": -(1 - weight) / 2}
+    for number, penalty in ((1, 1.0), (2, 0.8)):
+        lines[number]["sites"]["A"] |= {"penalty": penalty, "removed": (1 - penalty) / 2}
+        lines[number]["sites"]["B"] |= {"penalty": 1.0, "removed": -(1 - penalty) / 2}
     history.write_text("".join(json.dumps(entry) + "\n" for entry in lines))
     found = site_results(rows_of(plan, folders)["ours"])
     assert (found["A"].penalised, found["B"].penalised) == (0.5, 0.0)

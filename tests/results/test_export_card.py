@@ -48,7 +48,7 @@ def rounds() -> list[RoundRecord]:
         for number, (name, rank) in enumerate(RANKS.items()):
             record.note(name, validation=0.4 + 0.11 * number + 0.013 * t)
             if t:
-                record.note(name, rank=rank, examples=100 + number, weight=1 - 0.1 * number)
+                record.note(name, rank=rank, examples=100 + number, penalty=1 - 0.1 * number)
                 record.add_bytes(name, up=1000 * rank, down=2001 * rank)
     records[2].refuse("GE", "train", "the adapter is not finite")
     return records

@@ -28,6 +28,7 @@ STATES = {
     "weights of the base": RunState(Weights()),
     "folded": RunState(adapter(0), 3, fold=adapter(1, 9), folded=folded()),
     "personal": RunState(adapter(0), 1, personal={"St. Anna / A": adapter(2), "GE": adapter(3)}),
+    "held": RunState(adapter(0), 4, held={"GE": 4, "Philips": 2}),
     "rating": RunState(adapter(0), 1, rating={"calm-rounds": 2, "shares": {"GE": 0.25}}),
 }
 
@@ -37,20 +38,22 @@ def test_a_state_comes_back(tmp_path: Path, what: str) -> None:
     state, path = STATES[what], tmp_path / "checkpoint.safetensors"
     save_checkpoint(state, path)
     back = load_checkpoint(path)
-    assert (back.server_round, back.previous, back.ranks, back.rating, back.folds) == (
+    assert (back.server_round, back.previous, back.ranks, back.rating, back.folds, back.held) == (
         state.server_round,
         state.previous,
         state.ranks,
         state.rating,
         state.folds,
+        state.held,
     )
-    if isinstance(state.adapter, Weights):
-        assert isinstance(back.adapter, Weights)
-        assert back.adapter.tensors().keys() == state.adapter.tensors().keys()
-        for name, value in state.adapter.values.items():
-            assert torch.equal(back.adapter.values[name], value)
+    assert back.run_id == state.run_id
+    if isinstance(state.parameters, Weights):
+        assert isinstance(back.parameters, Weights)
+        assert back.parameters.tensors().keys() == state.parameters.tensors().keys()
+        for name, value in state.parameters.values.items():
+            assert torch.equal(back.parameters.values[name], value)
     else:
-        assert same_bits(back.adapter, state.adapter)
+        assert same_bits(back.parameters, state.parameters)
     assert (back.fold is None) == (state.fold is None)
     if state.fold is not None and back.fold is not None:
         assert same_bits(back.fold, state.fold)
@@ -66,7 +69,7 @@ def test_a_plain_checkpoint_is_an_adapter_file(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.safetensors"
     save_checkpoint(STATES["an adapter"], path)
     found, notes = load_adapter(path)
-    assert same_bits(found, adapter_of(STATES["an adapter"].adapter))
+    assert same_bits(found, adapter_of(STATES["an adapter"].parameters))
     assert notes["round"] == "2"
 
 
@@ -82,3 +85,7 @@ def test_an_adapter_file_is_no_checkpoint(tmp_path: Path) -> None:
     save_adapter(adapter(0), tmp_path / "a.safetensors")
     with pytest.raises(UserError, match="not a checkpoint"):
         load_checkpoint(tmp_path / "a.safetensors")
+
+
+def test_every_new_run_has_an_id_of_its_own() -> None:
+    assert RunState(adapter(0)).run_id != RunState(adapter(0)).run_id

@@ -11,7 +11,7 @@ from server_app.events import EventWriter
 
 
 def line(server_round: int, dice: float) -> dict[str, Any]:
-    entry = {"validation": dice, "weight": 0.8, "bytes_up": 10, "bytes_down": 20, "loss": None}
+    entry = {"validation": dice, "penalty": 0.8, "bytes_up": 10, "bytes_down": 20, "loss": None}
     sites = {"GE": entry, "Siemens": entry}
     return {"round": server_round, "lambda": 0.2, "sites": sites, "refused": []}
 

@@ -15,7 +15,7 @@ DEFAULTS = RunConfig().to_flat()
 
 
 def test_without_profile_the_fused_configuration_is_it() -> None:
-    assert resolve_run({**DEFAULTS, "rounds": 7}, {"rounds": 7}).method.rounds == 7
+    assert resolve_run({**DEFAULTS, "rounds": 7}, {"rounds": 7}).federation.rounds == 7
 
 
 def test_profile_lies_between_pyproject_and_what_was_typed() -> None:
@@ -29,7 +29,7 @@ def test_profile_lies_between_pyproject_and_what_was_typed() -> None:
 def test_a_typed_value_wins_even_where_it_is_the_default() -> None:
     typed: dict[str, Value] = {"profile": "cpu", "rounds": DEFAULTS["rounds"]}
     assert read_toml(PROFILES / "cpu.toml")["rounds"] != DEFAULTS["rounds"]
-    assert resolve_run({**DEFAULTS, **typed}, typed).method.rounds == DEFAULTS["rounds"]
+    assert resolve_run({**DEFAULTS, **typed}, typed).federation.rounds == DEFAULTS["rounds"]
 
 
 def test_unknown_profile_names_the_known_ones() -> None:

@@ -1,6 +1,7 @@
 """A run's folder: nothing half-written, nothing of another run, and a resume that fits."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from common.adapter import Adapter, Factors, load_adapter
 from common.config import RunConfig
 from common.errors import UserError
+from common.options import Value, keys_of
 from server_app.run_dir import RunDir
 from strategies.state import RoundRecord, RunState
 from tests.conftest import adapter_of
@@ -35,7 +37,7 @@ def test_resume_returns_the_saved_state_exactly(tmp_path: Path) -> None:
     resumed = RunDir(tmp_path).begin(config(resume=True), state(0))
     assert resumed.server_round == 2
     assert resumed.previous == state(2).previous
-    assert torch.equal(adapter_of(resumed.adapter).layers["conv"].A, torch.full((2, 3), 1 / 3))
+    assert torch.equal(adapter_of(resumed.parameters).layers["conv"].A, torch.full((2, 3), 1 / 3))
 
 
 def test_a_line_beyond_the_checkpoint_is_dropped(tmp_path: Path) -> None:
@@ -56,6 +58,64 @@ def test_half_a_line_is_dropped_too(tmp_path: Path) -> None:
         file.write('{"round": 2, "si')
     folder.begin(config(resume=True), state(0))
     assert [line["round"] for line in folder.read_history()] == [1]
+
+
+def another(key: str) -> Value:
+    """Return a value of a key that is allowed beside the defaults of the others."""
+    value, spec = DEFAULTS[key], keys_of(RunConfig)[key]
+    if key in VALID:
+        return VALID[key]
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, str):
+        return next((c for c in spec.metadata["choices"] if c != value), "another")
+    low, high = spec.metadata["low"], spec.metadata["high"]
+    return value + 1 if value + 1 <= high else max(low, value / 2)
+
+
+VALID: dict[str, Value] = {
+    "features": "4,4,4,4,4,4",
+    "image-size": 64,
+    "trains": "weights",
+    "sends": "none",
+    "rounds": 50,
+    "min-agreement": 0.5,
+}
+"""Keys of which not every value in range is allowed."""
+BESIDE: dict[str, dict[str, Value]] = {
+    "trains": {"merge": "pad"},
+    "factors": {"merge": "pad"},
+    "sends": {"merge": "pad", "rating": "none"},
+}
+"""What a key's other value needs of other keys."""
+DEFAULTS = RunConfig().to_flat()
+
+
+@pytest.mark.parametrize("key", DEFAULTS)
+def test_a_resumed_run_may_change_what_does_not_affect_its_result(tmp_path: Path, key: str) -> None:
+    beside = BESIDE.get(key, {})
+    folder = RunDir(tmp_path)
+    folder.begin(RunConfig.from_flat(beside), state(0))
+    folder.save_round(state(1), record(1))
+    value = another(key)
+    assert value != DEFAULTS[key]
+    now = replace(RunConfig.from_flat({**beside, key: value}), resume=True)
+    if keys_of(RunConfig)[key].metadata["affects"] == "result":
+        with pytest.raises(UserError) as error:
+            folder.begin(now, state(0))
+        found = f"{key} was {DEFAULTS[key]!r} and is {value!r} now"
+        assert str(error.value) == f"{tmp_path}: cannot resume, {found}"
+    else:
+        assert folder.begin(now, state(0)).server_round == 1
+
+
+def test_only_these_keys_may_change_when_a_run_is_resumed() -> None:
+    free = set(RunConfig.keys()) - set(RunConfig.keys_that_affect("result"))
+    assert free == {
+        *("profile", "preset", "resume", "run-dir", "cache-dir", "data-dir", "base-model"),
+        *("rounds", "sites", "min-sites", "wait-s", "round-timeout-s", "device", "threads"),
+        *("keep-updates", "tensorboard", "local-validation"),
+    }
 
 
 def test_resume_refuses_other_settings_and_names_the_key(tmp_path: Path) -> None:
@@ -94,7 +154,7 @@ def test_updates_are_kept_as_asked(tmp_path: Path, keep: str, rounds: list[int])
     folder = RunDir(tmp_path)
     folder.begin(config(), state(0))
     for server_round in (1, 2, 3):
-        updates = {"GE": state(0, server_round).adapter}
+        updates = {"GE": state(0, server_round).parameters}
         folder.save_updates(server_round, updates, keep=keep)
     assert [p.name for p in sorted(tmp_path.glob("updates/*"))] == [
         f"round-{t:03d}" for t in rounds
@@ -109,7 +169,7 @@ def test_updates_are_kept_as_asked(tmp_path: Path, keep: str, rounds: list[int])
 
 def test_a_round_without_updates_leaves_the_last_ones(tmp_path: Path) -> None:
     folder = RunDir(tmp_path)
-    folder.save_updates(1, {"GE": state(0).adapter}, keep="last")
+    folder.save_updates(1, {"GE": state(0).parameters}, keep="last")
     folder.save_updates(2, {}, keep="last")
     assert [path.name for path in folder.updates.iterdir()] == ["round-001"]
 
@@ -117,7 +177,7 @@ def test_a_round_without_updates_leaves_the_last_ones(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["../../etc/passwd", "..", "a/b", "St. Anna · Köln"])
 def test_a_site_cannot_name_its_way_out_of_the_folder(tmp_path: Path, name: str) -> None:
     folder = RunDir(tmp_path / "run")
-    folder.save_updates(1, {name: state(0).adapter}, keep="all")
+    folder.save_updates(1, {name: state(0).parameters}, keep="all")
     (file,) = (path for path in tmp_path.rglob("*") if path.is_file())
     assert file.parent == folder.updates / "round-001"
     assert load_adapter(file)[1]["site"] == name

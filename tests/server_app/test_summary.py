@@ -23,7 +23,7 @@ SCORES = {
 
 
 def history() -> list[dict[str, Any]]:
-    entry = {"examples": 5, "validation": 0.6, "weight": 0.8, "bytes_up": 10, "bytes_down": 20}
+    entry = {"examples": 5, "validation": 0.6, "penalty": 0.8, "bytes_up": 10, "bytes_down": 20}
     silent = {"bytes_up": 0, "bytes_down": 20}
     return [
         {"round": 0, "lambda": 0, "sites": {"GE": {"validation": 0.5, "bytes_down": 0}}},

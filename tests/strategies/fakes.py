@@ -12,13 +12,14 @@ from types import SimpleNamespace
 from typing import TypeVar
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, Message, RecordDict
 from flwr.common.typing import Run
 from flwr.serverapp import Grid
 
-from common import lora, records
+from common import lora, messages, records
 from common.adapter import Adapter, Factors
 from common.config import RunConfig
+from common.messages import read_request
 from common.options import Value
 from common.seeding import derive_seed
 from common.weights import Parameters
@@ -104,59 +105,42 @@ class FakeSite:
 
     def answer(self, message: Message) -> Message | None:
         """Answer the server, or fail as scripted."""
-        order = message.content[records.CONFIG]
-        assert isinstance(order, ConfigRecord)
-        config, extra = records.record_to_config(order)
-        server_round = extra.get("server-round", 0)
-        kind = message.metadata.message_type
+        request = read_request(message)
         try:
-            content = self._content(message, config, server_round, extra.get("site-rank", 0))
+            content = self._content(request)
         except ValueError as error:
-            content = RecordDict({records.CONFIG: ConfigRecord({records.ERROR: str(error)})})
+            content = messages.Failure(str(error)).to_record()
         reply = Message(content, reply_to=message)
-        fault = self.faults.get((server_round, kind))
+        fault = self.faults.get((request.server_round, request.kind))
         return fault(message, reply) if fault else reply
 
-    def _content(
-        self, message: Message, config: RunConfig, server_round: int, rank: int
-    ) -> RecordDict:
-        kind = message.metadata.message_type
-        if kind == records.DESCRIBE:
-            who = ConfigRecord({"site": self.name, "base-sha256": self.sha256})
-            facts = MetricRecord({"train-examples": self.examples, "train-cases": 2})
-            if self.max_rank is not None:
-                facts["max-rank"] = self.max_rank
-            return RecordDict({records.CONFIG: who, records.METRICS: facts})
-        arrays = message.content.get(records.ADAPTER)
+    def _content(self, request: messages.Request) -> RecordDict:
+        config, server_round = request.config, request.server_round
+        if isinstance(request, messages.Describe):
+            return messages.Description(
+                self.name, self.sha256, self.examples, train_cases=2, max_rank=self.max_rank
+            ).to_record()
         adapter = None
-        if isinstance(arrays, ArrayRecord):
-            scale = config.model.alpha_per_rank
-            adapter = records.record_to_adapter(arrays, scale, SHAPES, rank)
-        if kind == records.VALIDATE:
+        if request.adapter is not None:
+            scale, rank = config.model.alpha_per_rank, request.site_rank
+            adapter = records.record_to_adapter(request.adapter, scale, SHAPES, rank)
+        if isinstance(request, messages.Validate):
             assert (adapter is None) == (server_round == 0)
-            dice = MetricRecord({"dice": _at(self.dice, server_round), "num-examples": 2})
-            return RecordDict({records.METRICS: dice})
-        if kind == records.TEST:
-            scores = MetricRecord({"cases": 2, "test.dice.LV": 0.5, "base.dice.LV": 0.25})
-            return RecordDict({records.METRICS: scores})
-        assert kind == records.TRAIN
+            return messages.Validation(_at(self.dice, server_round), 2).to_record()
+        if isinstance(request, messages.Test):
+            scores = {"test.dice.LV": 0.5, "base.dice.LV": 0.25}
+            return messages.TestScores(2, scores).to_record()
         assert adapter is not None
         self.uploads[server_round] = trained(self.name, server_round, adapter)
-        metrics: dict[str, int | float] = {
-            "num-examples": self.examples,
-            "loss": 0.5,
-            "seconds": 0.0,
-        }
-        if config.method.previous == "penalised" or self.chatty:
-            metrics["start-dice"] = _at(self.start_dice, server_round)
-        if config.method.local_validation:
-            metrics["local-dice"] = LOCAL_DICE
-        return RecordDict(
-            {
-                records.ADAPTER: records.adapter_to_record(self.uploads[server_round]),
-                records.METRICS: MetricRecord(metrics),  # type: ignore[arg-type]
-            }
-        )
+        start = config.method.previous == "penalised" or self.chatty
+        return messages.Update(
+            self.uploads[server_round],
+            self.examples,
+            loss=0.5,
+            seconds=0.0,
+            start_dice=_at(self.start_dice, server_round) if start else None,
+            local_dice=LOCAL_DICE if config.method.local_validation else None,
+        ).to_record()
 
 
 def _at(dice: Dice, server_round: int) -> float:
@@ -192,10 +176,8 @@ class FakeGrid(Grid):
         for message in messages:
             node = message.metadata.dst_node_id
             site = self.nodes[node]
-            order = message.content[records.CONFIG]
-            assert isinstance(order, ConfigRecord)
-            server_round = int(str(order.get("server-round", 0)))
-            self.log.append((server_round, message.metadata.message_type, site.name, message))
+            request = read_request(message)
+            self.log.append((request.server_round, request.kind, site.name, message))
             reply = site.answer(message)
             if reply is not None:
                 replies.append(reply)
@@ -246,7 +228,7 @@ def nodes(*sites: FakeSite) -> dict[int, FakeSite]:
 
 def message_adapter(message: Message, scale: float = 1.0) -> Adapter:
     """Return the adapter in a message."""
-    arrays = message.content[records.ADAPTER]
+    arrays = message.content[messages.ADAPTER]
     assert isinstance(arrays, ArrayRecord)
     return Adapter.from_tensors(records.record_to_tensors(arrays), scale)
 
@@ -274,10 +256,10 @@ class Outcome:
     history: dict[int, RoundRecord] = field(default_factory=dict)
     phases: list[tuple[int, str]] = field(default_factory=list)
 
-    def weights(self, server_round: int) -> dict[str, float]:
+    def penalties(self, server_round: int) -> dict[str, float]:
         """Return w_t by site."""
         entries = self.history[server_round].sites
-        return {name: e["weight"] for name, e in entries.items() if "weight" in e}
+        return {name: e["penalty"] for name, e in entries.items() if "penalty" in e}
 
     def refused(self, server_round: int) -> dict[tuple[str, str], str]:
         """Return the reasons by (site, phase)."""
@@ -294,7 +276,7 @@ def prepare(
     outcome = SimpleNamespace()
 
     def on_round(state: RunState, record: RoundRecord) -> None:
-        saved = replace(state, previous=dict(state.previous))
+        saved = replace(state, previous=dict(state.previous), held=dict(state.held))
         assert record.server_round not in outcome.made.history, "a round was recorded twice"
         outcome.made.states[record.server_round] = saved
         outcome.made.history[record.server_round] = record
@@ -304,10 +286,10 @@ def prepare(
     phases: list[tuple[int, str]] = []
     strategy = RateMyLoRA(
         config,
-        Shapes(SHAPES, {}),
-        state or initial_state(config),
-        on_round,
-        lambda *at: phases.append(at),
+        shapes=Shapes(SHAPES, {}),
+        state=state or initial_state(config),
+        on_round=on_round,
+        on_phase=lambda *at: phases.append(at),
     )
     outcome.made = Outcome(strategy, phases=phases)
     made: Outcome = outcome.made
@@ -330,6 +312,6 @@ def go_on(outcome: Outcome, grid: FakeGrid) -> None:
     """Start a prepared strategy and read its result."""
     strategy = outcome.strategy
     initial = strategy.arrays()
-    result = strategy.start(grid, initial, num_rounds=strategy.config.method.rounds)
+    result = strategy.start(grid, initial, num_rounds=strategy.config.federation.rounds)
     tensors = records.record_to_tensors(result.arrays)
     outcome.result = Adapter.from_tensors(tensors, strategy.config.model.alpha_per_rank)

@@ -7,10 +7,12 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 from torch import Tensor
 
-from common import records
+from common import lora, messages, records
 from common.adapter import Adapter, Factors
-from strategies import merging
-from strategies.penalty import damping
+from common.errors import UserError
+from common.model import build_unet
+from strategies import RateMyLoRA, merging
+from strategies.rules.penalty import damping
 from strategies.state import RunState
 from tests.conftest import adapter_of
 from tests.strategies.fakes import (
@@ -25,6 +27,7 @@ from tests.strategies.fakes import (
     nodes,
     play,
     prepare,
+    random_adapter,
     same_bits,
     trained,
 )
@@ -86,7 +89,7 @@ def test_without_lambda_the_run_is_plain_averaging(share: str, merge: str, ranks
     mass = {"GE": 0.2, "Philips": 0.4, "Siemens": 0.4}
     if share == "site":
         mass = dict.fromkeys(mass, 1 / 3)
-    adapter = adapter_of(initial_state(config).adapter)
+    adapter = adapter_of(initial_state(config).parameters)
     for server_round in (1, 2, 3):
         sent = {site: adapter.truncated(rank) for site, rank in rank_of.items()}
         back = {site: trained(site, server_round, start) for site, start in sent.items()}
@@ -94,18 +97,18 @@ def test_without_lambda_the_run_is_plain_averaging(share: str, merge: str, ranks
         adapter = by_hand_pad(back, mass, 4) if pad else merging.merge(back, mass, "svd")
     assert outcome.result is not None
     assert same_bits(outcome.result, adapter)
-    assert all(set(outcome.weights(t).values()) == {1.0} for t in (1, 2, 3))
+    assert all(set(outcome.penalties(t).values()) == {1.0} for t in (1, 2, 3))
 
 
 @pytest.mark.parametrize("merge", ["svd", "pad"])
-def test_without_a_loser_the_re_merge_is_the_equal_merge(merge: str) -> None:
+def test_without_a_loser_the_re_merge_is_the_first_merge(merge: str) -> None:
     config = make_config(merge=merge, lambda_0=0.9)
     grid = FakeGrid(nodes(*content_with_sites()))
     outcome = play(config, grid)
     for server_round in (1, 2, 3):
-        assert set(outcome.weights(server_round).values()) == {1.0}
-        validated = grid.sent(server_round, records.VALIDATE)["GE"]
-        assert same_bits(outcome.states[server_round].adapter, message_adapter(validated))
+        assert set(outcome.penalties(server_round).values()) == {1.0}
+        validated = grid.sent(server_round, messages.VALIDATE)["GE"]
+        assert same_bits(outcome.states[server_round].parameters, message_adapter(validated))
 
 
 @pytest.mark.parametrize("normalise", ["yes", "no"])
@@ -121,13 +124,13 @@ def test_a_penalised_round_is_the_weighted_merge(merge: str, share: str, normali
     for server_round, damped in ((1, {"GE"}), (2, {"GE", "Siemens"})):
         lam = 0.2 * 0.95 ** (server_round - 1)
         expected = {site: 1 - lam if site in damped else 1.0 for site in SIZES}
-        assert outcome.weights(server_round) == pytest.approx(expected, abs=1e-15)
+        assert outcome.penalties(server_round) == pytest.approx(expected, abs=1e-15)
         total = 3 if share == "site" else sum(SIZES.values())
         mass = {s: w * (1 if share == "site" else SIZES[s]) / total for s, w in expected.items()}
         if normalise == "yes":
             mass = {site: m / sum(mass.values()) for site, m in mass.items()}
         uploads = {site.name: Adapter(site.uploads[server_round].layers, 0.5) for site in sites}
-        found = adapter_of(outcome.states[server_round].adapter)
+        found = adapter_of(outcome.states[server_round].parameters)
         for layer in SHAPES:
             if merge == "pad":
                 wanted = by_hand_pad(uploads, mass, 4).delta(layer)
@@ -141,8 +144,8 @@ def test_normalising_follows_the_merge() -> None:
         normalise: play(make_config(normalise=normalise), FakeGrid(nodes(*three_sites())))
         for normalise in ("auto", "yes", "no")
     }
-    assert same_bits(runs["auto"].states[3].adapter, runs["yes"].states[3].adapter)
-    assert not same_bits(runs["auto"].states[1].adapter, runs["no"].states[1].adapter)
+    assert same_bits(runs["auto"].states[3].parameters, runs["yes"].states[3].parameters)
+    assert not same_bits(runs["auto"].states[1].parameters, runs["no"].states[1].parameters)
 
 
 @pytest.mark.parametrize("merge", ["svd", "pad"])
@@ -151,25 +154,25 @@ def test_a_round_starts_from_the_last_re_merge_at_the_sites_rank(merge: str) -> 
     grid = FakeGrid(nodes(*three_sites()))
     outcome = play(config, grid)
     for server_round in (1, 2, 3):
-        before = adapter_of(outcome.states[server_round - 1].adapter)
+        before = adapter_of(outcome.states[server_round - 1].parameters)
         for site, rank in (("GE", 2), ("Philips", 4), ("Siemens", 3)):
-            message = grid.sent(server_round, records.TRAIN)[site]
-            order = message.content[records.CONFIG]
+            message = grid.sent(server_round, messages.TRAIN)[site]
+            order = message.content[messages.CONFIG]
             assert isinstance(order, ConfigRecord)
             assert order["site-rank"] == rank
             assert order["server-round"] == server_round
             assert same_bits(message_adapter(message), before.truncated(rank))
-        equal = message_adapter(grid.sent(server_round, records.VALIDATE)["Philips"])
-        assert not same_bits(equal, outcome.states[server_round].adapter)  # GE was damped
+        first = message_adapter(grid.sent(server_round, messages.VALIDATE)["Philips"])
+        assert not same_bits(first, outcome.states[server_round].parameters)  # GE was damped
 
 
-def test_the_result_is_the_last_re_merge_not_the_equal_one() -> None:
+def test_the_result_is_the_last_re_merge_not_the_first_merge() -> None:
     grid = FakeGrid(nodes(*three_sites()))
     outcome = play(make_config(), grid)
     assert outcome.result is not None
-    assert same_bits(outcome.result, outcome.states[3].adapter)
-    equal = message_adapter(grid.sent(3, records.VALIDATE)["GE"])
-    assert not same_bits(outcome.result, equal)
+    assert same_bits(outcome.result, outcome.states[3].parameters)
+    first = message_adapter(grid.sent(3, messages.VALIDATE)["GE"])
+    assert not same_bits(outcome.result, first)
 
 
 def test_the_server_side_evaluation_sees_the_re_merge() -> None:
@@ -186,7 +189,9 @@ def test_the_server_side_evaluation_sees_the_re_merge() -> None:
     result = strategy.start(grid, initial, num_rounds=3, evaluate_fn=evaluate)
     assert sorted(seen) == [0, 1, 2, 3]
     for server_round, arrays in seen.items():
-        assert arrays == records.tensors_to_record(outcome.states[server_round].adapter.tensors())
+        assert arrays == records.tensors_to_record(
+            outcome.states[server_round].parameters.tensors()
+        )
     assert [m["round"] for m in result.evaluate_metrics_serverapp.values()] == [0, 1, 2, 3]
 
 
@@ -199,21 +204,21 @@ def test_neither_node_ids_nor_the_order_of_replies_matter() -> None:
         other = play(config, grid)
         for server_round in (1, 2, 3):
             one, two = plain.states[server_round], other.states[server_round]
-            assert same_bits(one.adapter, two.adapter)
+            assert same_bits(one.parameters, two.parameters)
             assert one.previous == two.previous
 
 
-def test_what_a_round_was_compared_with_is_the_equal_merge_before() -> None:
-    outcome = play(make_config(previous="equal"), FakeGrid(nodes(*three_sites())))
+def test_what_a_round_was_compared_with_is_the_first_merge_before() -> None:
+    outcome = play(make_config(previous="first"), FakeGrid(nodes(*three_sites())))
     for server_round in (1, 2, 3):
         entry = outcome.history[server_round].sites["Siemens"]
         assert entry["validation"] == WAVERS[server_round]
         assert entry["previous"] == WAVERS[server_round - 1]
-    assert [outcome.weights(t)["Siemens"] == 1 for t in (1, 2, 3)] == [True, False, True]
+    assert [outcome.penalties(t)["Siemens"] == 1 for t in (1, 2, 3)] == [True, False, True]
 
 
 def penalised_sites(*, chatty: bool) -> list[FakeSite]:
-    """Sites whose re-merge rates otherwise than the equal merge: only Siemens has gained on it."""
+    """Sites whose re-merge rates otherwise than the first merge: only Siemens has gained on it."""
     starts = {"GE": {t: GAINS[t] for t in GAINS}, "Philips": {t: LOSES[t] + 0.1 for t in LOSES}}
     starts["Siemens"] = {t: WAVERS[t] - 0.1 for t in WAVERS}
     sites = three_sites()
@@ -228,15 +233,15 @@ def test_previous_may_be_the_dice_that_training_started_from() -> None:
     for server_round in (1, 2, 3):
         lam = damping(0.2, 0.95, server_round)
         expected = {"GE": 1.0, "Philips": 1.0, "Siemens": 1 - lam}
-        assert outcome.weights(server_round) == expected
+        assert outcome.penalties(server_round) == expected
 
 
 def test_previous_is_the_runs_choice_not_the_sites() -> None:
-    config = make_config(previous="equal")
+    config = make_config(previous="first")
     told = play(config, FakeGrid(nodes(*penalised_sites(chatty=True))))
     untold = play(config, FakeGrid(nodes(*three_sites())))
-    assert [told.weights(t) for t in (1, 2, 3)] == [untold.weights(t) for t in (1, 2, 3)]
-    assert same_bits(told.states[3].adapter, untold.states[3].adapter)
+    assert [told.penalties(t) for t in (1, 2, 3)] == [untold.penalties(t) for t in (1, 2, 3)]
+    assert same_bits(told.states[3].parameters, untold.states[3].parameters)
 
 
 def test_lambda_falls_from_round_to_round() -> None:
@@ -244,19 +249,19 @@ def test_lambda_falls_from_round_to_round() -> None:
     assert [outcome.history[t].lambda_t for t in (0, 1, 2, 3)] == [0.0, 0.5, 0.4, 0.5 * 0.8**2]
 
 
-@pytest.mark.parametrize("previous", ["equal", "penalised"])
+@pytest.mark.parametrize("previous", ["first", "penalised"])
 @pytest.mark.parametrize("stopped", [0, 1, 2, 3])
 def test_a_resumed_run_ends_as_an_unbroken_one(previous: str, stopped: int) -> None:
     config = make_config(rounds=4, ranks="by-size", previous=previous)
     unbroken = play(config, FakeGrid(nodes(*penalised_sites(chatty=False))))
 
     saved = unbroken.states[stopped]
-    state = RunState(saved.adapter, saved.server_round, dict(saved.previous))
+    state = RunState(saved.parameters, saved.server_round, dict(saved.previous))
     resumed = play(config, FakeGrid(nodes(*penalised_sites(chatty=False))), state)
     assert sorted(resumed.history) == list(range(stopped + 1, 5))
     for server_round, record in resumed.history.items():
         assert resumed.states[server_round].previous == unbroken.states[server_round].previous
-        assert resumed.weights(server_round) == unbroken.weights(server_round)
+        assert resumed.penalties(server_round) == unbroken.penalties(server_round)
         assert record.lambda_t == unbroken.history[server_round].lambda_t
     assert resumed.result is not None
     assert unbroken.result is not None
@@ -315,8 +320,8 @@ def test_the_final_test_rates_the_result_at_its_full_rank() -> None:
     outcome = play(make_config(ranks="2,4,4"), grid)
     scores = outcome.strategy.test(grid)
     assert scores == {s: {"cases": 2, "test.dice.LV": 0.5, "base.dice.LV": 0.25} for s in SIZES}
-    for message in grid.sent(3, records.TEST).values():
-        assert same_bits(message_adapter(message), outcome.states[3].adapter)
+    for message in grid.sent(3, messages.TEST).values():
+        assert same_bits(message_adapter(message), outcome.states[3].parameters)
 
 
 def test_phases_are_announced_in_order() -> None:
@@ -335,3 +340,35 @@ def test_a_site_rates_its_own_adapter_where_the_run_asks_and_the_merge_is_the_sa
     assert same_bits(plain.result, rated.result)
     assert rated.history[1].sites["GE"]["local"] == LOCAL_DICE
     assert "local" not in plain.history[1].sites["GE"]
+
+
+def test_keys_lie_over_the_configuration() -> None:
+    strategy = RateMyLoRA(make_config(rounds=7), lambda_0=0.5, merge="pad", min_sites=1)
+    assert strategy.config == make_config(rounds=7, lambda_0=0.5, merge="pad", min_sites=1)
+    with pytest.raises(UserError, match="RateMyLoRA: unknown key 'lamda-0'"):
+        RateMyLoRA(lamda_0=0.5)
+
+
+def test_without_a_state_the_run_begins_with_the_adapter_that_sites_draw_too() -> None:
+    strategy = RateMyLoRA(features="4,8,8,8,8,4", rank=3, ranks="2,3,3", seed=5)
+    shapes = lora.layer_shapes(build_unet((4, 8, 8, 8, 8, 4)))
+    assert strategy.shapes.layers == shapes
+    assert same_bits(strategy.state.parameters, lora.drawn_adapter(strategy.config, shapes, 3))
+
+
+def test_start_needs_no_more_than_the_grid() -> None:
+    told = play(make_config(rounds=2), FakeGrid(nodes(*three_sites())))
+    alone = prepare(make_config(rounds=2))
+    result = alone.strategy.start(FakeGrid(nodes(*three_sites())))
+    assert sorted(alone.history) == [0, 1, 2]
+    assert result.arrays == told.strategy.arrays()
+    assert result.evaluate_metrics_clientapp[2]["dice GE"] == GAINS[2]
+
+
+def test_a_run_begins_with_the_arrays_that_it_is_given() -> None:
+    grid, outcome = FakeGrid(nodes(*three_sites())), prepare(make_config())
+    given = random_adapter(9, 4)
+    outcome.strategy.start(grid, records.adapter_to_record(given), num_rounds=1)
+    assert same_bits(message_adapter(grid.sent(1, messages.TRAIN)["GE"]), given)
+    with pytest.raises(UserError, match="initial_arrays: rank 3, expected 4"):
+        outcome.strategy.start(grid, records.adapter_to_record(random_adapter(9, 3)))

@@ -2,25 +2,18 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 from torch import Tensor
 
-from common import records
+from common import messages, records
 from common.adapter import Adapter
+from common.messages import Description, Reader, ReplyError, Update, Validation, payload, read_reply
 from common.method import MethodConfig
 from strategies import aggregation
 from strategies.aggregation import Shapes
-from strategies.replies import (
-    Reader,
-    ReplyError,
-    payload,
-    read_description,
-    read_test,
-    read_update,
-    read_validation,
-)
 from strategies.state import RunState
 from tests.conftest import adapter_of
 from tests.strategies.fakes import SHAPES, random_adapter, same_bits
@@ -28,18 +21,36 @@ from tests.strategies.fakes import SHAPES, random_adapter, same_bits
 GOOD = random_adapter(3, rank=2)
 Number = int | float | list[int] | list[float]
 NUMBERS: dict[str, Number] = {"num-examples": 12, "loss": 0.25, "seconds": 1.5}
-READERS: list[Callable[[Message], object]] = [
-    lambda message: read_update(message, reader(2)),
-    read_validation,
-    read_test,
-    read_description,
-]
+
+
+def read_update(message: Message, read: Reader) -> Update:
+    return read_reply(message, partial(Update.from_record, read=read))
+
+
+def read_validation(message: Message, others: int = 0) -> Validation:
+    return read_reply(message, partial(Validation.from_record, others=others))
+
+
+def read_test(message: Message) -> messages.TestScores:
+    return read_reply(message, messages.TestScores.from_record)
+
+
+def read_description(message: Message) -> Description:
+    return read_reply(message, Description.from_record)
 
 
 def reader(rank: int, scale: float = 1.0) -> Reader:
     """Return a reader of whole adapters of a rank."""
     state = RunState(Adapter(random_adapter(0, 4).layers, scale))
     return aggregation.reader(state, MethodConfig(), Shapes(SHAPES, {}), rank, server_round=1)
+
+
+READERS: list[Callable[[Message], object]] = [
+    lambda message: read_update(message, reader(2)),
+    read_validation,
+    read_test,
+    read_description,
+]
 
 
 def order() -> Message:
@@ -99,7 +110,7 @@ def test_an_error_reply_without_a_reason_gives_its_code(
 
 @pytest.mark.parametrize("read", READERS)
 def test_what_a_site_says_is_wrong_is_the_reason(read: Callable[[Message], object]) -> None:
-    config = ConfigRecord({records.ERROR: "/data: no such folder"})
+    config = ConfigRecord({messages.ERROR: "/data: no such folder"})
     with pytest.raises(ReplyError, match=r"^/data: no such folder$"):
         read(reply(config=config, metrics=MetricRecord(NUMBERS)))
 
@@ -223,8 +234,8 @@ def test_other_validations_are_refused(dice: float | list[float], reason: str) -
 
 def test_test_scores_may_be_undefined_but_are_numbers() -> None:
     found = read_test(reply(metrics=MetricRecord({"cases": 2, "test.hd95_mm.RV": math.nan})))
-    assert found["cases"] == 2
-    assert math.isnan(found["test.hd95_mm.RV"])
+    assert found.cases == 2
+    assert math.isnan(found.scores["test.hd95_mm.RV"])
     with pytest.raises(ReplyError, match=r"cases is .* expected a number"):
         read_test(reply(metrics=MetricRecord({"cases": [2]})))
 
@@ -232,7 +243,7 @@ def test_test_scores_may_be_undefined_but_are_numbers() -> None:
 def description(**changes: str | int | None) -> Message:
     facts: dict[str, str | int | None] = {
         "site": "GE",
-        "base-sha256": "ab",
+        "base-sha256": "ab" * 32,
         "train-examples": 9,
         "val-cases": 1,
     }
@@ -242,19 +253,18 @@ def description(**changes: str | int | None) -> Message:
     return reply(config=ConfigRecord(dict(texts)), metrics=MetricRecord(dict(counts)))
 
 
-def test_a_description_is_read_flat() -> None:
-    expected = {"site": "GE", "base-sha256": "ab", "train-examples": 9, "val-cases": 1}
-    assert dict(read_description(description())) == expected
+def test_a_description_is_read_whole() -> None:
+    assert read_description(description()) == Description("GE", "ab" * 32, 9, val_cases=1)
 
 
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
         ({"site": None}, "site is None, expected a str"),
-        ({"site": 3}, "site is 3, expected a str"),
+        ({"site": 3}, "site is None, expected a str"),
         ({"base_sha256": None}, "base-sha256 is None, expected a str"),
-        ({"train_examples": None}, "train-examples is None, expected a int"),
-        ({"train_examples": "9"}, "train-examples is '9', expected a int"),
+        ({"train_examples": None}, "train-examples is None, expected a number"),
+        ({"train_examples": "9"}, "config 'train-examples' is not on the list"),
         ({"train_examples": 0}, "the site has no training examples"),
     ],
 )

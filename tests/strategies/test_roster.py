@@ -8,7 +8,7 @@ from flwr.app import Error, Message
 from flwr.common import Metadata
 from flwr.common.constant import SUPERLINK_NODE_ID
 
-from common import records
+from common.messages import DESCRIBE, TRAIN
 from strategies import roster
 from strategies.roster import ASK_AGAIN_S, MEET_S
 from tests.strategies.fakes import FakeGrid, FakeSite, make_config, nodes, play
@@ -44,7 +44,7 @@ class WaitingGrid(FakeGrid):
 
     def asked(self, site: str) -> list[float | None]:
         """Return how long a site was waited for each time it was to describe itself."""
-        return [s for kind, name, s in self.waits if (kind, name) == (records.DESCRIBE, site)]
+        return [s for kind, name, s in self.waits if (kind, name) == (DESCRIBE, site)]
 
 
 def mute(_message: Message, _reply: Message) -> None:
@@ -53,18 +53,18 @@ def mute(_message: Message, _reply: Message) -> None:
 
 def test_a_run_that_goes_on_waits_briefly_for_a_newcomer() -> None:
     grid = WaitingGrid(nodes(*two_sites()))
-    silent = FakeSite("Philips", faults={(0, records.DESCRIBE): mute})
+    silent = FakeSite("Philips", faults={(0, DESCRIBE): mute})
     config = make_config(sites=2, round_timeout_s=3600)
     outcome = play(config, grid, events={1: lambda: grid.nodes.update({3: silent})})
     assert grid.asked("GE") == [3600]
     assert grid.asked("Philips") == [MEET_S]  # once, not in every phase
     assert outcome.refused(2) == {("node 3", "join"): "no answer"}
-    assert sorted(outcome.weights(3)) == ["GE", "Siemens"]
+    assert sorted(outcome.penalties(3)) == ["GE", "Siemens"]
 
 
 def test_a_newcomer_that_was_silent_is_asked_once_more(clock: SimpleNamespace) -> None:
     grid = WaitingGrid(nodes(*two_sites()))
-    late = FakeSite("Philips", faults={(0, records.DESCRIBE): mute})
+    late = FakeSite("Philips", faults={(0, DESCRIBE): mute})
 
     def ready() -> None:
         clock.now += ASK_AGAIN_S
@@ -72,8 +72,8 @@ def test_a_newcomer_that_was_silent_is_asked_once_more(clock: SimpleNamespace) -
 
     events = {1: lambda: grid.nodes.update({3: late}), 2: ready}
     outcome = play(make_config(sites=2), grid, events=events)
-    assert sorted(outcome.weights(2)) == ["GE", "Siemens"]
-    assert sorted(outcome.weights(3)) == ["GE", "Philips", "Siemens"]
+    assert sorted(outcome.penalties(2)) == ["GE", "Siemens"]
+    assert sorted(outcome.penalties(3)) == ["GE", "Philips", "Siemens"]
 
 
 def leave_and_come_back(site: FakeSite, grid: FakeGrid, node: int) -> dict[int, object]:
@@ -89,7 +89,7 @@ def test_a_site_that_comes_back_with_another_base_is_turned_away() -> None:
     outcome = play(make_config(), grid, events=leave_and_come_back(changed, grid, 3))  # type: ignore[arg-type]
     assert outcome.refused(2)["Philips", "train"] == "no answer"
     assert "SHA-256 bbbb" in outcome.refused(3)["Philips", "join"]
-    assert sorted(outcome.weights(3)) == ["GE", "Siemens"]
+    assert sorted(outcome.penalties(3)) == ["GE", "Siemens"]
 
 
 def test_a_site_that_comes_back_unchanged_takes_part() -> None:
@@ -98,7 +98,7 @@ def test_a_site_that_comes_back_unchanged_takes_part() -> None:
     outcome = play(make_config(), grid, events=leave_and_come_back(same, grid, 3))  # type: ignore[arg-type]
     assert len(grid.asked("Philips")) == 2
     assert outcome.refused(3) == {}
-    assert sorted(outcome.weights(3)) == ["GE", "Philips", "Siemens"]
+    assert sorted(outcome.penalties(3)) == ["GE", "Philips", "Siemens"]
 
 
 class SuperLinkGrid(FakeGrid):
@@ -111,7 +111,7 @@ class SuperLinkGrid(FakeGrid):
         for number, message in enumerate(messages):
             message.metadata.__dict__["_message_id"] = f"message {number}"
         gone = [m for m in messages if self.nodes[m.metadata.dst_node_id].name == "Philips"
-                and m.metadata.message_type == records.TRAIN]  # fmt: skip
+                and m.metadata.message_type == TRAIN]  # fmt: skip
         here = [message for message in messages if message not in gone]
         replies = list(super().send_and_receive(here, timeout=timeout))
         return [*replies, *map(unavailable, gone)]
@@ -129,4 +129,4 @@ def test_a_site_that_is_gone_is_told_from_one_that_is_silent() -> None:
     grid = SuperLinkGrid(dict(enumerate(sites, start=11)))
     outcome = play(make_config(), grid)
     assert outcome.refused(1) == {("Philips", "train"): "Error: Node Unavailable"}
-    assert sorted(outcome.weights(1)) == ["GE", "Siemens"]
+    assert sorted(outcome.penalties(1)) == ["GE", "Siemens"]

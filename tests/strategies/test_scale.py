@@ -15,9 +15,9 @@ def test_a_hundred_sites() -> None:
 
     config = make_config(sites=100, min_sites=90, ranks="by-size", rounds=1)
     outcome = play(config, FakeGrid(nodes(*sites())))
-    weights = outcome.weights(1)
+    weights = outcome.penalties(1)
     assert weights.pop("site 007") == 1.0
     assert weights == {f"site {n:03}": 0.8 for n in range(100) if n != 7}
     assert outcome.refused(1) == {}
     shuffled = play(config, FakeGrid(nodes(*reversed(sites())), shuffle=5))
-    assert same_bits(outcome.states[1].adapter, shuffled.states[1].adapter)
+    assert same_bits(outcome.states[1].parameters, shuffled.states[1].parameters)

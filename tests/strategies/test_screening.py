@@ -10,11 +10,10 @@ import torch
 from flwr.app import Message
 from torch import Tensor
 
-from common import records
+from common import messages, records
 from common.adapter import Adapter, Factors
-from common.config import RunConfig
+from common.config import RunConfig, ScreeningConfig
 from common.errors import UserError
-from common.method import MethodConfig
 from strategies import screening
 from tests.conftest import adapter_of
 from tests.strategies.fakes import (
@@ -115,7 +114,7 @@ def test_the_largest_finite_adapter_is_scaled_to_the_bound(size: float) -> None:
         for name, f in one.layers.items()
     }
     sent = {"a": good[0], "b": good[1], "bad": Adapter(layers, SCALE)}
-    found = screening.screen(sent, START, MethodConfig(norm_bound=2.0))
+    found = screening.screen(sent, START, ScreeningConfig(norm_bound=2.0))
     middle = max(dense_change(adapter).norm().item() for adapter in good)
     bounded = dense_change(found.adapters["bad"], rank=one.rank).norm().item()
     assert bounded == pytest.approx(2.0 * middle, rel=1e-4)
@@ -175,7 +174,7 @@ def test_two_sites_always_stay() -> None:
 def test_the_order_of_the_sites_does_not_matter() -> None:
     adapters = sites_adapters()
     sent = {"a": adapters[0], "b": times(adapters[1], 50), "c": mirrored(START, adapters[1])}
-    method = MethodConfig(norm_bound=1.5, min_agreement=0.3)
+    method = ScreeningConfig(norm_bound=1.5, min_agreement=0.3)
     first = screening.screen(sent, START, method)
     assert first.refused
     for order in permutations(sent):
@@ -190,7 +189,7 @@ def test_fewer_than_three_sites_are_not_screened(count: int) -> None:
     adapters = sites_adapters()
     sent = {"a": adapters[0], "b": times(adapters[1], -1e6)}
     sent = dict(list(sent.items())[-count:])
-    found = screening.screen(sent, START, MethodConfig(norm_bound=1.0, min_agreement=0.9))
+    found = screening.screen(sent, START, ScreeningConfig(norm_bound=1.0, min_agreement=0.9))
     assert found == screening.Screened(sent)
 
 
@@ -242,7 +241,7 @@ def sends(change: Change | None = None) -> dict[tuple[int, str], Fault]:
     """Return faults of three rounds: the sites learn much in common, and then ``change`` it."""
 
     def fault(message: Message, reply: Message) -> Message:
-        order: Any = message.content[records.CONFIG]
+        order: Any = message.content[messages.CONFIG]
         start, own = message_adapter(message), message_adapter(reply)
         step = common_step(int(order["server-round"]), start)
         layers = {
@@ -251,10 +250,10 @@ def sends(change: Change | None = None) -> dict[tuple[int, str], Fault]:
         }
         sent = Adapter(layers, own.scale)
         sent = change(start, sent) if change else sent
-        reply.content[records.ADAPTER] = records.adapter_to_record(sent)
+        reply.content[messages.ADAPTER] = records.adapter_to_record(sent)
         return reply
 
-    return {(t, records.TRAIN): fault for t in (1, 2, 3)}
+    return {(t, messages.TRAIN): fault for t in (1, 2, 3)}
 
 
 def federation(change: Change | None = None, dice: Mapping[int, float] = GAINS) -> list[FakeSite]:
@@ -273,7 +272,7 @@ def run(sites: list[FakeSite], **keys: Any) -> Outcome:
 def test_a_clean_run_is_the_same_with_everything_on() -> None:
     off, on = run(federation(), ranks="2,4,4"), run(federation(), ranks="2,4,4", **ALL_ON)
     for server_round in (1, 2, 3):
-        assert same_bits(off.states[server_round].adapter, on.states[server_round].adapter)
+        assert same_bits(off.states[server_round].parameters, on.states[server_round].parameters)
         assert on.refused(server_round) == {}
         for site, entry in on.history[server_round].sites.items():
             assert 0 < entry.pop("norm_ratio") < 1.5
@@ -284,10 +283,12 @@ def test_a_clean_run_is_the_same_with_everything_on() -> None:
 def test_a_turned_change_is_left_out_and_the_rest_goes_on_as_without_it() -> None:
     bad = run(federation(mirrored), **ALL_ON)
     silent = federation()
-    silent[1].faults = {(t, records.TRAIN): lambda *_: None for t in (1, 2, 3)}
+    silent[1].faults = {(t, messages.TRAIN): lambda *_: None for t in (1, 2, 3)}
     without = run(silent, **ALL_ON)
     for server_round in (1, 2, 3):
-        assert same_bits(bad.states[server_round].adapter, without.states[server_round].adapter)
+        assert same_bits(
+            bad.states[server_round].parameters, without.states[server_round].parameters
+        )
         assert list(bad.refused(server_round)) == [("Philips", "merge")]
         agreement = bad.history[server_round].sites["Philips"]["agreement"]
         assert agreement < 0
@@ -296,7 +297,7 @@ def test_a_turned_change_is_left_out_and_the_rest_goes_on_as_without_it() -> Non
             f"its change agrees {agreement:.3f} with the others', expected at least "
             "min-agreement = 0"
         )
-        assert sorted(bad.weights(server_round)) == ["GE", "Siemens"]
+        assert sorted(bad.penalties(server_round)) == ["GE", "Siemens"]
     # what it sent is there to be looked at
     assert sorted(bad.strategy.round.updates) == ["GE", "Philips", "Siemens"]
 
@@ -314,10 +315,10 @@ def test_a_hundredfold_adapter_moves_the_merge_no_more_than_the_bound_allows() -
     clean = run(federation(), rounds=1)
     bad = run(federation(enlarge), rounds=1)
     bounded = run(federation(enlarge), rounds=1, norm_bound=1.5)
-    start = adapter_of(initial_state(clean.strategy.config).adapter)
+    start = adapter_of(initial_state(clean.strategy.config).parameters)
 
     def step(outcome: Outcome) -> float:
-        return float(dense_change(adapter_of(outcome.states[1].adapter), start).norm())
+        return float(dense_change(adapter_of(outcome.states[1].parameters), start).norm())
 
     honest = [
         adapter_of(u.parameters)
@@ -331,7 +332,7 @@ def test_a_hundredfold_adapter_moves_the_merge_no_more_than_the_bound_allows() -
     assert notes["Philips"]["norm_ratio"] > 50
     assert max(notes[site]["norm_ratio"] for site in ("GE", "Siemens")) == 1.0
     assert bounded.strategy.round.updates["Philips"].parameters.rank == 4  # as it was sent
-    assert bounded.states[1].adapter.rank == 4
+    assert bounded.states[1].parameters.rank == 4
 
 
 def test_a_bounded_run_is_the_merge_of_the_scaled_changes() -> None:
@@ -340,7 +341,7 @@ def test_a_bounded_run_is_the_merge_of_the_scaled_changes() -> None:
 
     sites = federation(enlarge)
     outcome = run(sites, rounds=1, norm_bound=2.0, rank=7)  # of full rank, so nothing is cut
-    start = adapter_of(initial_state(outcome.strategy.config).adapter)
+    start = adapter_of(initial_state(outcome.strategy.config).parameters)
     changes = {
         site: dense_change(adapter_of(update.parameters), start)
         for site, update in outcome.strategy.round.updates.items()
@@ -348,16 +349,16 @@ def test_a_bounded_run_is_the_merge_of_the_scaled_changes() -> None:
     norms = {site: change.norm() for site, change in changes.items()}
     changes["Philips"] *= 2.0 * max(norms["GE"], norms["Siemens"]) / norms["Philips"]
     expected = torch.stack(list(changes.values())).mean(dim=0)
-    merged = dense_change(adapter_of(outcome.states[1].adapter), start)
+    merged = dense_change(adapter_of(outcome.states[1].parameters), start)
     torch.testing.assert_close(merged, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_false_rating_neither_loses_nor_damps() -> None:
     believed = run(federation(dice=FALLS))
     checked = run(federation(dice=FALLS), rating_check=3.0)
-    assert believed.weights(1) == {"GE": 0.8, "Philips": 1.0, "Siemens": 0.8}
+    assert believed.penalties(1) == {"GE": 0.8, "Philips": 1.0, "Siemens": 0.8}
     for server_round in (1, 2, 3):
-        assert set(checked.weights(server_round).values()) == {1.0}
+        assert set(checked.penalties(server_round).values()) == {1.0}
         entries = checked.history[server_round].sites
         assert {site for site, entry in entries.items() if "unrated" in entry} == {"Philips"}
         assert entries["Philips"]["unrated"] is True

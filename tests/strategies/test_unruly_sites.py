@@ -10,7 +10,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, Re
 from flwr.common import Array
 from torch import Tensor
 
-from common import records
+from common import messages, records
 from common.errors import UserError
 from strategies import roster
 from tests.conftest import adapter_of
@@ -63,8 +63,8 @@ def unreachable(message: Message, _reply: Message) -> Message:
 
 
 def mistaken(message: Message, _reply: Message) -> Message:
-    config = ConfigRecord({records.ERROR: "/data: no such folder"})
-    return Message(RecordDict({records.CONFIG: config}), reply_to=message)
+    config = ConfigRecord({messages.ERROR: "/data: no such folder"})
+    return Message(RecordDict({messages.CONFIG: config}), reply_to=message)
 
 
 def empty(message: Message, _reply: Message) -> Message:
@@ -81,7 +81,7 @@ def without(key: str) -> Fault:
 
 def with_numbers(**numbers: int | float | list[int]) -> Fault:
     def fault(_message: Message, reply: Message) -> Message:
-        metrics = reply.content[records.METRICS]
+        metrics = reply.content[messages.METRICS]
         assert isinstance(metrics, MetricRecord)
         metrics.update({key.replace("_", "-"): value for key, value in numbers.items()})
         return reply
@@ -91,11 +91,11 @@ def with_numbers(**numbers: int | float | list[int]) -> Fault:
 
 def with_tensors(change: Callable[[dict[str, Tensor]], object]) -> Fault:
     def fault(_message: Message, reply: Message) -> Message:
-        arrays = reply.content[records.ADAPTER]
+        arrays = reply.content[messages.ADAPTER]
         assert isinstance(arrays, ArrayRecord)
         found = records.record_to_tensors(arrays)
         change(found)
-        reply.content[records.ADAPTER] = records.tensors_to_record(found)
+        reply.content[messages.ADAPTER] = records.tensors_to_record(found)
         return reply
 
     return fault
@@ -124,7 +124,7 @@ def transposed(tensors: dict[str, Tensor]) -> None:
 
 def garbled(_message: Message, reply: Message) -> Message:
     array = Array(np.frombuffer(b"not an adapter", np.uint8))
-    reply.content[records.ADAPTER] = ArrayRecord({records.PACKED: array})
+    reply.content[messages.ADAPTER] = ArrayRecord({records.PACKED: array})
     return reply
 
 
@@ -134,8 +134,8 @@ TRAIN_FAULTS: dict[str, tuple[Fault, str]] = {
     "unreachable": (unreachable, "error code 3"),
     "mistaken": (mistaken, "/data: no such folder"),
     "empty": (empty, "no adapter"),
-    "no adapter": (without(records.ADAPTER), "no adapter"),
-    "no metrics": (without(records.METRICS), "no metrics"),
+    "no adapter": (without(messages.ADAPTER), "no adapter"),
+    "no metrics": (without(messages.METRICS), "no metrics"),
     "NaN": (poisoned(math.nan), "head.lora_B has values that are not finite"),
     "huge": (poisoned(3e38), "head.lora_B has values up to 3e+38, expected at most 1e+06"),
     "infinity": (poisoned(-math.inf), "head.lora_B has values that are not finite"),
@@ -160,16 +160,16 @@ def test_a_failed_training_cannot_touch_the_rest(fault: str, share: str) -> None
     breaks, reason = TRAIN_FAULTS[fault]
     config = make_config(sites=2, share=share)
     without_it = play(config, FakeGrid(nodes(*two_sites())))
-    bad = FakeSite("Philips", 20, STEADY, faults={(t, records.TRAIN): breaks for t in (1, 2, 3)})
+    bad = FakeSite("Philips", 20, STEADY, faults={(t, messages.TRAIN): breaks for t in (1, 2, 3)})
     with_it = play(config, FakeGrid(nodes(bad, *two_sites())))
     for server_round in (1, 2, 3):
         refused = with_it.refused(server_round)
         assert list(refused) == [("Philips", "train")]
         assert reason in refused["Philips", "train"]
-        assert with_it.weights(server_round) == without_it.weights(server_round)
+        assert with_it.penalties(server_round) == without_it.penalties(server_round)
         one, other = with_it.states[server_round], without_it.states[server_round]
-        assert same_bits(one.adapter, other.adapter)
-    assert without_it.weights(1) == {"GE": 0.8, "Siemens": 1.0}
+        assert same_bits(one.parameters, other.parameters)
+    assert without_it.penalties(1) == {"GE": 0.8, "Siemens": 1.0}
 
 
 VALIDATION_FAULTS: dict[str, tuple[Fault, str]] = {
@@ -186,9 +186,9 @@ VALIDATION_FAULTS: dict[str, tuple[Fault, str]] = {
 @pytest.mark.parametrize("fault", VALIDATION_FAULTS)
 def test_a_site_that_does_not_validate_keeps_weight_one(fault: str) -> None:
     breaks, reason = VALIDATION_FAULTS[fault]
-    gains = FakeSite("Philips", 20, GAINS, faults={(1, records.VALIDATE): breaks})
+    gains = FakeSite("Philips", 20, GAINS, faults={(1, messages.VALIDATE): breaks})
     outcome = play(make_config(), FakeGrid(nodes(gains, *two_sites())))
-    assert outcome.weights(1) == {"GE": 0.8, "Philips": 1.0, "Siemens": 1.0}
+    assert outcome.penalties(1) == {"GE": 0.8, "Philips": 1.0, "Siemens": 1.0}
     assert list(outcome.refused(1)) == [("Philips", "validate")]
     assert reason in outcome.refused(1)["Philips", "validate"]
     assert outcome.history[1].sites["Philips"]["share"] == 1 / 3
@@ -199,30 +199,30 @@ def test_a_site_that_does_not_validate_keeps_weight_one(fault: str) -> None:
 
 def test_a_loss_that_was_not_reported_damps_nobody() -> None:
     ge, siemens = two_sites()
-    siemens.faults[1, records.VALIDATE] = with_numbers(dice=math.nan)
+    siemens.faults[1, messages.VALIDATE] = with_numbers(dice=math.nan)
     outcome = play(make_config(sites=2), FakeGrid(nodes(ge, siemens)))
-    assert outcome.weights(1) == {"GE": 1.0, "Siemens": 1.0}
+    assert outcome.penalties(1) == {"GE": 1.0, "Siemens": 1.0}
 
 
-def test_a_round_in_which_nobody_validates_is_the_equal_merge() -> None:
+def test_a_round_in_which_nobody_validates_is_the_first_merge() -> None:
     sites = two_sites()
     for site in sites:
-        site.faults[2, records.VALIDATE] = silent
+        site.faults[2, messages.VALIDATE] = silent
     grid = FakeGrid(nodes(*sites))
     outcome = play(make_config(sites=2), grid)
-    equal = message_adapter(grid.sent(2, records.VALIDATE)["GE"])
-    assert same_bits(outcome.states[2].adapter, equal)
+    first = message_adapter(grid.sent(2, messages.VALIDATE)["GE"])
+    assert same_bits(outcome.states[2].parameters, first)
     assert outcome.states[2].previous == outcome.states[1].previous
     assert sorted(outcome.history) == [0, 1, 2, 3]
 
 
 def test_a_base_that_was_not_rated_damps_nobody() -> None:
     sites = two_sites()
-    sites[1].faults[0, records.VALIDATE] = crashed
+    sites[1].faults[0, messages.VALIDATE] = crashed
     outcome = play(make_config(sites=2), FakeGrid(nodes(*sites)))
     assert outcome.states[0].previous == {"GE": 0.3}
-    assert outcome.weights(1) == {"GE": 1.0, "Siemens": 1.0}
-    assert outcome.weights(2)["GE"] < 1.0
+    assert outcome.penalties(1) == {"GE": 1.0, "Siemens": 1.0}
+    assert outcome.penalties(2)["GE"] < 1.0
 
 
 @pytest.mark.parametrize("fault", ["silent", "crashed", "NaN"])
@@ -231,7 +231,7 @@ def test_too_few_sites_stop_the_run_and_keep_what_was_saved(fault: str) -> None:
     config = make_config(sites=2)
     intact = play(config, FakeGrid(nodes(*two_sites())))
     sites = two_sites()
-    sites[0].faults[3, records.TRAIN] = breaks
+    sites[0].faults[3, messages.TRAIN] = breaks
     outcome = prepare(config)
     with pytest.raises(UserError) as caught:
         go_on(outcome, FakeGrid(nodes(*sites)))
@@ -240,8 +240,8 @@ def test_too_few_sites_stop_the_run_and_keep_what_was_saved(fault: str) -> None:
     assert reason in text
     assert "round 2 is saved" in text
     assert sorted(outcome.states) == [0, 1, 2]
-    assert same_bits(outcome.states[2].adapter, intact.states[2].adapter)
-    assert same_bits(outcome.strategy.state.adapter, intact.states[2].adapter)
+    assert same_bits(outcome.states[2].parameters, intact.states[2].parameters)
+    assert same_bits(outcome.strategy.state.parameters, intact.states[2].parameters)
     assert outcome.states[2].previous == intact.states[2].previous
 
 
@@ -260,8 +260,8 @@ def test_a_site_that_left_is_in_the_history_and_the_rest_goes_on() -> None:
     assert outcome.refused(1) == {}
     for server_round in (2, 3):
         assert outcome.refused(server_round)["Philips", "train"] == "no answer"
-        assert sorted(outcome.weights(server_round)) == ["GE", "Siemens"]
-        assert set(grid.sent(server_round, records.TRAIN)) == {"GE", "Siemens"}
+        assert sorted(outcome.penalties(server_round)) == ["GE", "Siemens"]
+        assert set(grid.sent(server_round, messages.TRAIN)) == {"GE", "Siemens"}
         assert outcome.history[server_round].sites["GE"]["share"] == 0.5
 
 
@@ -272,9 +272,9 @@ def test_a_base_model_that_differs_is_turned_away_before_any_training() -> None:
     reason = outcome.refused(0)["Philips", "join"]
     assert reason == "its base model has SHA-256 bbbbbbbbbbbbbbbb…, expected aaaaaaaaaaaaaaaa…"
     asked = [kind for _, kind, site, _ in grid.log if site == "Philips"]
-    assert asked == [records.DESCRIBE]
+    assert asked == [messages.DESCRIBE]
     alone = play(make_config(sites=2), FakeGrid(nodes(*two_sites())))
-    assert same_bits(outcome.states[3].adapter, alone.states[3].adapter)
+    assert same_bits(outcome.states[3].parameters, alone.states[3].parameters)
 
 
 def test_without_a_fingerprint_all_bases_must_agree() -> None:
@@ -301,7 +301,7 @@ def test_a_run_without_enough_nodes_says_how_long_it_waited(clock: SimpleNamespa
 
 
 def test_a_node_that_does_not_describe_itself_is_named() -> None:
-    mute = FakeSite("Philips", faults={(0, records.DESCRIBE): silent})
+    mute = FakeSite("Philips", faults={(0, messages.DESCRIBE): silent})
     outcome = prepare(make_config(sites=2))
     with pytest.raises(UserError, match="min-sites = 2: node 2: no answer"):
         go_on(outcome, FakeGrid(nodes(FakeSite("GE"), mute)))
@@ -319,7 +319,7 @@ def test_the_run_waits_for_its_sites(clock: SimpleNamespace) -> None:
 
     grid.get_node_ids = joins_after_ten_seconds  # type: ignore[method-assign]
     outcome = play(make_config(wait_s=60), grid)
-    assert sorted(outcome.weights(1)) == ["GE", "Philips", "Siemens"]
+    assert sorted(outcome.penalties(1)) == ["GE", "Philips", "Siemens"]
     assert clock.now < 60
 
 
@@ -333,11 +333,11 @@ def test_of_two_nodes_with_one_name_one_takes_part() -> None:
     )
     outcome = play(make_config(), grid)
     assert outcome.refused(0)["GE", "join"] == "another connected site is called 'GE' already"
-    trained = [m.metadata.dst_node_id for t, k, _, m in grid.log if (t, k) == (1, records.TRAIN)]
+    trained = [m.metadata.dst_node_id for t, k, _, m in grid.log if (t, k) == (1, messages.TRAIN)]
     assert len(trained) == 2
     assert 3 in trained
     alone = play(make_config(sites=2), FakeGrid(nodes(*two_sites())))
-    assert same_bits(outcome.states[3].adapter, alone.states[3].adapter)
+    assert same_bits(outcome.states[3].parameters, alone.states[3].parameters)
 
 
 def test_a_site_that_comes_back_under_a_new_key_is_the_same_site() -> None:
@@ -354,9 +354,9 @@ def test_a_site_that_comes_back_under_a_new_key_is_the_same_site() -> None:
     for server_round in (1, 2, 3):
         assert outcome.refused(server_round) == {}
         assert same_bits(
-            outcome.states[server_round].adapter, unbroken.states[server_round].adapter
+            outcome.states[server_round].parameters, unbroken.states[server_round].parameters
         )
-    assert grid.sent(2, records.TRAIN)["GE"].metadata.dst_node_id == 99
+    assert grid.sent(2, messages.TRAIN)["GE"].metadata.dst_node_id == 99
 
 
 def test_a_site_is_back_once_its_old_node_is_gone() -> None:
@@ -364,15 +364,15 @@ def test_a_site_is_back_once_its_old_node_is_gone() -> None:
     grid = FakeGrid(nodes(*two_sites(), FakeSite("Philips", 20, STEADY)))
 
     def restart() -> None:
-        grid.nodes[1].faults = {(2, records.TRAIN): silent, (2, records.VALIDATE): silent}
+        grid.nodes[1].faults = {(2, messages.TRAIN): silent, (2, messages.VALIDATE): silent}
         grid.nodes[99] = FakeSite("GE", 10, GAINS)
 
     events = {1: restart, 2: lambda: grid.nodes.pop(1)}
     outcome = play(make_config(), grid, events=events)
     assert outcome.refused(2)["GE", "train"] == "no answer"
-    assert sorted(outcome.weights(2)) == ["Philips", "Siemens"]
+    assert sorted(outcome.penalties(2)) == ["Philips", "Siemens"]
     assert outcome.refused(3) == {}
-    assert sorted(outcome.weights(3)) == ["GE", "Philips", "Siemens"]
+    assert sorted(outcome.penalties(3)) == ["GE", "Philips", "Siemens"]
 
 
 def test_a_site_that_joins_later_takes_part_at_the_lowest_rank() -> None:
@@ -384,17 +384,17 @@ def test_a_site_that_joins_later_takes_part_at_the_lowest_rank() -> None:
         events={1: lambda: grid.nodes.update({3: late})},
     )
     assert late.uploads[2].rank == 2
-    assert sorted(outcome.weights(2)) == ["GE", "Philips", "Siemens"]
-    assert outcome.weights(2)["Philips"] == 1.0  # it has no P(t−1) yet
+    assert sorted(outcome.penalties(2)) == ["GE", "Philips", "Siemens"]
+    assert outcome.penalties(2)["Philips"] == 1.0  # it has no P(t−1) yet
 
 
 @pytest.mark.parametrize("merge", ["svd", "pad"])
 def test_the_rank_survives_a_round_without_the_sites_that_have_it(merge: str) -> None:
-    large = FakeSite("Philips", 20, STEADY, faults={(1, records.TRAIN): silent})
+    large = FakeSite("Philips", 20, STEADY, faults={(1, messages.TRAIN): silent})
     config = make_config(ranks="2,4,2", merge=merge)
     outcome = play(config, FakeGrid(nodes(large, *two_sites())))
     assert outcome.refused(1) == {("Philips", "train"): "no answer"}
-    assert [outcome.states[t].adapter.rank for t in (1, 2, 3)] == [4, 4, 4]
+    assert [outcome.states[t].parameters.rank for t in (1, 2, 3)] == [4, 4, 4]
     for server_round in (2, 3):
         assert outcome.refused(server_round) == {}
         assert large.uploads[server_round].rank == 4
@@ -402,7 +402,7 @@ def test_the_rank_survives_a_round_without_the_sites_that_have_it(merge: str) ->
 
 def test_a_failed_test_leaves_the_other_scores() -> None:
     sites = two_sites()
-    sites[0].faults[3, records.TEST] = crashed
+    sites[0].faults[3, messages.TEST] = crashed
     grid = FakeGrid(nodes(*sites))
     outcome = play(make_config(sites=2), grid)
     assert sorted(outcome.strategy.test(grid)) == ["Siemens"]
@@ -414,11 +414,11 @@ def test_a_reply_from_a_node_that_was_not_asked_is_ignored() -> None:
         return reply
 
     sites = two_sites()
-    outsider = FakeSite("Philips", 20, STEADY, faults={(1, records.TRAIN): forged})
+    outsider = FakeSite("Philips", 20, STEADY, faults={(1, messages.TRAIN): forged})
     outcome = play(make_config(), FakeGrid(nodes(*sites, outsider)))
     assert outcome.refused(1) == {("Philips", "train"): "no answer"}
-    assert sorted(outcome.weights(1)) == ["GE", "Siemens"]
-    assert set(SHAPES) == set(adapter_of(outcome.states[1].adapter).layers)
+    assert sorted(outcome.penalties(1)) == ["GE", "Siemens"]
+    assert set(SHAPES) == set(adapter_of(outcome.states[1].parameters).layers)
 
 
 def test_a_site_gets_no_higher_rank_than_it_allows() -> None:

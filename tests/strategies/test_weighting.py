@@ -110,3 +110,31 @@ def test_whether_to_normalise_follows_the_merge_unless_set() -> None:
     assert not weighting.normalises("auto", "fold")
     assert weighting.normalises("yes", "fold")
     assert not weighting.normalises("no", "svd")
+
+
+def test_what_normalising_gives_the_others_it_takes_from_the_damped() -> None:
+    share = {"a": 0.5, "b": 0.25, "c": 0.25}
+    mass = weighting.masses(
+        share, {"a": 0.8, "b": 1.0, "c": 1.0}, normalise=True
+    )  # .4 : .25 : .25 of .9
+    found = weighting.removed(share, mass)
+    assert found == pytest.approx({"a": 1 / 9, "b": -1 / 9, "c": -1 / 9})
+    assert sum(share[s] * found[s] for s in share) == pytest.approx(0.0)
+
+
+def test_without_normalising_a_damped_site_loses_lambda() -> None:
+    share = {"a": 0.5, "b": 0.5}
+    mass = weighting.masses(share, {"a": 0.75, "b": 1.0}, normalise=False)
+    assert weighting.removed(share, mass) == {"a": 0.25, "b": 0.0}
+
+
+def test_nothing_is_removed_where_nobody_is_damped() -> None:
+    share = {"a": 1 / 3, "b": 1 / 3, "c": 1 / 3}
+    mass = weighting.masses(share, dict.fromkeys(share, 1.0), normalise=True)
+    assert weighting.removed(share, mass) == dict.fromkeys(share, 0.0)
+
+
+def test_without_mass_all_is_removed_and_without_a_share_nothing() -> None:
+    assert weighting.removed({"a": 0.5, "b": 0.5, "c": 0.0}, {"b": 0.5, "c": 0.1}) == {
+        "a": 1.0, "b": 0.0, "c": 0.0,
+    }  # fmt: skip

@@ -3,34 +3,34 @@
 import itertools
 import math
 import random
+from typing import Any
 
 import pytest
 
-from strategies.penalty import (
+from strategies.rules.penalty import (
     damping,
     disagree,
     lambda_of,
-    removed,
-    site_weights,
+    penalties,
     spread,
     tolerances,
 )
-from strategies.weighting import masses
+from tests.strategies.rules.samples import SHARE, SITES, rated, rule
 
 BEFORE = {"GE": 0.5, "Philips": 0.5, "Siemens": 0.5}
 
 
-def weights(now: dict[str, float], before: dict[str, float] | None = None) -> dict[str, float]:
-    return site_weights(list(BEFORE), now, BEFORE if before is None else before, 0.2)
+def penalty_of(now: dict[str, float], before: dict[str, float] | None = None) -> dict[str, float]:
+    return penalties(list(BEFORE), now, BEFORE if before is None else before, 0.2)
 
 
 def test_a_gain_while_another_loses_is_damped() -> None:
-    found = weights({"GE": 0.6, "Philips": 0.4, "Siemens": 0.5})
+    found = penalty_of({"GE": 0.6, "Philips": 0.4, "Siemens": 0.5})
     assert found == {"GE": 0.8, "Philips": 1.0, "Siemens": 1.0}
 
 
 def test_two_gains_at_the_cost_of_one_are_both_damped() -> None:
-    found = weights({"GE": 0.6, "Philips": 0.4, "Siemens": 0.51})
+    found = penalty_of({"GE": 0.6, "Philips": 0.4, "Siemens": 0.51})
     assert found == {"GE": 0.8, "Philips": 1.0, "Siemens": 0.8}
 
 
@@ -44,29 +44,29 @@ def test_two_gains_at_the_cost_of_one_are_both_damped() -> None:
     ],
 )
 def test_without_both_a_gain_and_a_loss_nobody_is_damped(now: dict[str, float]) -> None:
-    assert weights(now) == dict.fromkeys(BEFORE, 1.0)
+    assert penalty_of(now) == dict.fromkeys(BEFORE, 1.0)
 
 
 def test_a_site_without_a_report_neither_gains_nor_loses() -> None:
-    assert weights({"GE": 0.6, "Philips": 0.4}) == {"GE": 0.8, "Philips": 1.0, "Siemens": 1.0}
-    assert weights({"GE": 0.6, "Siemens": 0.5}) == dict.fromkeys(BEFORE, 1.0)
+    assert penalty_of({"GE": 0.6, "Philips": 0.4}) == {"GE": 0.8, "Philips": 1.0, "Siemens": 1.0}
+    assert penalty_of({"GE": 0.6, "Siemens": 0.5}) == dict.fromkeys(BEFORE, 1.0)
 
 
 def test_a_new_site_neither_gains_nor_loses() -> None:
     before = {"GE": 0.5, "Philips": 0.5}
-    gained = weights({"GE": 0.6, "Philips": 0.4, "Siemens": 0.9}, before)
+    gained = penalty_of({"GE": 0.6, "Philips": 0.4, "Siemens": 0.9}, before)
     assert gained == {"GE": 0.8, "Philips": 1.0, "Siemens": 1.0}
-    lost = weights({"GE": 0.6, "Philips": 0.5, "Siemens": 0.0}, before)
+    lost = penalty_of({"GE": 0.6, "Philips": 0.5, "Siemens": 0.0}, before)
     assert lost == dict.fromkeys(BEFORE, 1.0)
 
 
 def test_the_loss_of_a_site_that_did_not_train_counts() -> None:
-    found = site_weights(["GE"], {"GE": 0.6, "Siemens": 0.4}, BEFORE, 0.2)
+    found = penalties(["GE"], {"GE": 0.6, "Siemens": 0.4}, BEFORE, 0.2)
     assert found == {"GE": 0.8}
 
 
 def test_a_site_alone_is_never_damped() -> None:
-    assert site_weights(["GE"], {"GE": 0.6}, {"GE": 0.5}, 0.2) == {"GE": 1.0}
+    assert penalties(["GE"], {"GE": 0.6}, {"GE": 0.5}, 0.2) == {"GE": 1.0}
 
 
 def test_lambda_falls_by_the_same_factor_every_round() -> None:
@@ -79,7 +79,7 @@ def test_lambda_falls_by_the_same_factor_every_round() -> None:
 
 def test_lambda_of_zero_weighs_all_alike() -> None:
     lambda_t = damping(0.0, 0.95, 7)
-    found = site_weights(list(BEFORE), {"GE": 0.6, "Philips": 0.4}, BEFORE, lambda_t)
+    found = penalties(list(BEFORE), {"GE": 0.6, "Philips": 0.4}, BEFORE, lambda_t)
     assert found == dict.fromkeys(BEFORE, 1.0)
 
 
@@ -105,11 +105,11 @@ def test_random_rounds_agree_with_the_equation() -> None:
         )
         trained = [s for s in sites if draw.random() < 0.9]
         lam = draw.choice([0.05, 0.2, 1.0])
-        found = site_weights(trained, now, before, lam)
+        found = penalties(trained, now, before, lam)
         assert found == {s: transcribed(s, now, before, lam) for s in trained}
         strict = tolerances(0.0, dict.fromkeys(sites, 5))
-        assert found == site_weights(trained, now, before, lam, strict)
-        damped_here = sum(weight != 1.0 for weight in found.values())
+        assert found == penalties(trained, now, before, lam, strict)
+        damped_here = sum(penalty != 1.0 for penalty in found.values())
         assert disagree(now, before) or not damped_here
         damped += damped_here
     assert damped > 100
@@ -119,16 +119,16 @@ def test_a_change_within_the_tolerance_is_none() -> None:
     now = {"GE": 0.625, "Philips": 0.375, "Siemens": 0.5}
     tight, exact = dict.fromkeys(BEFORE, 0.1), dict.fromkeys(BEFORE, 0.125)
     damped = {"GE": 0.8, "Philips": 1.0, "Siemens": 1.0}
-    assert site_weights(BEFORE, now, BEFORE, 0.2, tight) == damped
-    assert site_weights(BEFORE, now, BEFORE, 0.2, exact) == dict.fromkeys(BEFORE, 1.0)
+    assert penalties(BEFORE, now, BEFORE, 0.2, tight) == damped
+    assert penalties(BEFORE, now, BEFORE, 0.2, exact) == dict.fromkeys(BEFORE, 1.0)
     assert disagree(now, BEFORE, tight)
     assert not disagree(now, BEFORE, exact)
 
 
-@pytest.mark.parametrize(("site", "weight"), [("GE", 1.0), ("Philips", 1.0), ("Siemens", 0.8)])
-def test_every_site_has_its_own_tolerance(site: str, weight: float) -> None:
+@pytest.mark.parametrize(("site", "penalty"), [("GE", 1.0), ("Philips", 1.0), ("Siemens", 0.8)])
+def test_every_site_has_its_own_tolerance(site: str, penalty: float) -> None:
     now = {"GE": 0.625, "Philips": 0.375, "Siemens": 0.5}
-    assert site_weights(["GE"], now, BEFORE, 0.2, {site: 0.25}) == {"GE": weight}
+    assert penalties(["GE"], now, BEFORE, 0.2, {site: 0.25}) == {"GE": penalty}
 
 
 def test_a_larger_tolerance_damps_nobody_more() -> None:
@@ -137,7 +137,7 @@ def test_a_larger_tolerance_damps_nobody_more() -> None:
     for _ in range(200):
         now, before = ({s: draw.random() for s in "abcd"} for _ in range(2))
         found = [
-            site_weights("abcd", now, before, 0.2, tolerances(t, dict.fromkeys("abcd", 4)))
+            penalties("abcd", now, before, 0.2, tolerances(t, dict.fromkeys("abcd", 4)))
             for t in (0.0, 0.2, 0.4)
         ]
         for tighter, wider in itertools.pairwise(found):
@@ -171,7 +171,7 @@ def test_how_often_chance_alone_makes_sites_disagree(tolerance: float, expected:
 
 def test_gains_of_sites_that_did_not_train_are_disagreement_without_damping() -> None:
     now = {"GE": 0.6, "Philips": 0.4}
-    assert site_weights(["Philips"], now, BEFORE, 0.2) == {"Philips": 1.0}
+    assert penalties(["Philips"], now, BEFORE, 0.2) == {"Philips": 1.0}
     assert disagree(now, BEFORE)
 
 
@@ -227,27 +227,33 @@ def test_the_spread_is_the_standard_deviation_over_sites() -> None:
     assert spread(forwards) == spread(dict(reversed(forwards.items())))
 
 
-def test_what_normalising_gives_the_others_it_takes_from_the_damped() -> None:
-    share = {"a": 0.5, "b": 0.25, "c": 0.25}
-    mass = masses(share, {"a": 0.8, "b": 1.0, "c": 1.0}, normalise=True)  # .4 : .25 : .25 of .9
-    found = removed(share, mass)
-    assert found == pytest.approx({"a": 1 / 9, "b": -1 / 9, "c": -1 / 9})
-    assert sum(share[s] * found[s] for s in share) == pytest.approx(0.0)
+def test_held_lambda_decays_after_calm_rounds_only() -> None:
+    found = rule("penalty", schedule="held")
+    before = dict.fromkeys(SITES, 0.5)
+    calm, split = rated((0.6,), (0.6,), (0.6,)), rated((0.6,), (0.4,), (0.5,))
+    lambdas = [
+        found.settle(number, SHARE, validation, before).lambda_t
+        for number, validation in enumerate((split, split, calm, split), start=1)
+    ]
+    assert lambdas == pytest.approx([0.2, 0.2, 0.2, 0.19])
 
 
-def test_without_normalising_a_damped_site_loses_lambda() -> None:
-    share = {"a": 0.5, "b": 0.5}
-    mass = masses(share, {"a": 0.75, "b": 1.0}, normalise=False)
-    assert removed(share, mass) == {"a": 0.25, "b": 0.0}
+def test_the_spread_schedule_remembers_the_base() -> None:
+    memory: dict[str, Any] = {}
+    base = {"GE": 0.3, "Philips": 0.5, "Siemens": 0.7}
+    wide = rule("penalty", memory, schedule="spread").settle(
+        1, SHARE, rated((0.4,), (0.6,), (0.8,)), base
+    )
+    assert wide.lambda_t == pytest.approx(0.2)
+    resumed = rule("penalty", memory, schedule="spread")
+    near = resumed.settle(2, SHARE, rated((0.5,), (0.6,), (0.7,)), base)
+    assert near.lambda_t == pytest.approx(0.1)
 
 
-def test_nothing_is_removed_where_nobody_is_damped() -> None:
-    share = {"a": 1 / 3, "b": 1 / 3, "c": 1 / 3}
-    mass = masses(share, dict.fromkeys(share, 1.0), normalise=True)
-    assert removed(share, mass) == dict.fromkeys(share, 0.0)
-
-
-def test_without_mass_all_is_removed_and_without_a_share_nothing() -> None:
-    assert removed({"a": 0.5, "b": 0.5, "c": 0.0}, {"b": 0.5, "c": 0.1}) == {
-        "a": 1.0, "b": 0.0, "c": 0.0,
-    }  # fmt: skip
+def test_a_tolerance_forgives_small_losses() -> None:
+    before = dict.fromkeys(SITES, 0.5)
+    wobble = rated((0.506,), (0.494,), (0.5,))
+    strict = rule("penalty").settle(1, SHARE, wobble, before)
+    lenient = rule("penalty", tolerance=0.02).settle(1, SHARE, wobble, before)  # 0.01 at 4 volumes
+    assert strict.factors["GE"] == pytest.approx(0.8)
+    assert set(lenient.factors.values()) == {1.0}

@@ -1,12 +1,82 @@
-"""The rating: whose adapter is damped in the re-merge of a round. Pure functions, no Flower.
+"""``rating = "penalty"``: Eq. 1 of the paper damps sites that gained while another lost.
 
-Source: He et al., arXiv 2501.03223, Eq. 1. Tolerances, the schedules ``held`` and ``spread`` and
-:func:`removed` are ours. Their state, calm rounds and the first spread, is kept by the caller.
+Source: He et al., "Rate-My-LoRA", ISBI 2025, arXiv 2501.03223. Tolerances and the schedules
+``held`` and ``spread`` of λ are ours.
 """
 
 import math
 from collections.abc import Iterable, Mapping
 from statistics import pstdev
+
+from strategies import screening, weighting
+from strategies.rules.base import Dice, Masses, Reports, Rule, Settled
+
+
+class Penalty(Rule):
+    """Eq. 1, with what its schedules carry: the number of calm rounds and the spread of P(0)."""
+
+    def settle(self, server_round: int, share: Masses, reports: Reports, before: Dice) -> Settled:
+        """Return the penalised masses."""
+        method = self.method
+        dice = {site: report.dice for site, report in reports.items()}
+        rated = screening.rated(dice, before, self.config.screening.rating_check)
+        volumes = {site: report.volumes for site, report in reports.items()}
+        tolerance = tolerances(method.tolerance, volumes)
+        if server_round == 1:
+            self.memory["first-spread"] = spread(before)
+        calm = self.memory.get("calm-rounds", 0)
+        lambda_t = lambda_of(
+            method.schedule,
+            method.lambda_0,
+            method.decay,
+            server_round,
+            calm,
+            spread(rated),
+            self.memory.get("first-spread"),
+        )
+        self.memory["calm-rounds"] = calm + (not disagree(rated, before, tolerance))
+        penalty = penalties(share, rated, before, lambda_t, tolerance)
+        normalise = weighting.normalises(method.normalise, method.merge)
+        masses = weighting.masses(share, penalty, normalise=normalise)
+        notes = {site: {"unrated": True} for site in dice if site not in rated}
+        return Settled(masses, penalty, lambda_t, notes=notes)
+
+
+def penalties(
+    trained: Iterable[str],
+    validation: Mapping[str, float],
+    previous: Mapping[str, float],
+    lambda_t: float,
+    tolerance: Mapping[str, float] | None = None,
+) -> dict[str, float]:
+    """Return the penalty on the share of every site that trained: Eq. 1.
+
+    w_t(c) = 1 − λ_t  if P_c(t) > P_c(t−1) and P_i(t) < P_i(t−1) for some i ≠ c, otherwise 1.
+
+    With tolerances τ a site gained only if P_c(t) − P_c(t−1) > τ_c, and lost only if it is below
+    −τ_c.
+
+    Parameters
+    ----------
+    trained
+        Sites whose adapters are in this round's merge.
+    validation
+        P(t), mean Dice of the merge at every site that reported one. A site without a report
+        has neither gained nor lost: its penalty is 1, which is none.
+    previous
+        P(t−1) by site; a site new to the run has none and neither gains nor loses.
+    lambda_t
+        From :func:`damping` or :func:`lambda_of`.
+    tolerance
+        From :func:`tolerances`; 0 for sites that are not in it.
+
+    Returns
+    -------
+    dict
+        w_t(c), a factor on the share, for every site in ``trained``.
+    """
+    gained, lost = _moved(validation, previous, tolerance)
+    return {site: 1.0 - lambda_t if site in gained and lost else 1.0 for site in trained}
 
 
 def damping(lambda_0: float, decay: float, server_round: int) -> float:
@@ -37,7 +107,7 @@ def lambda_of(
     calm_rounds
         How many of the earlier rounds were without disagreement; see :func:`disagree`.
     spread, first_spread
-        s_t, of the P(t) that the round's weights come from, and s_0, of the base's P(0); see
+        s_t, of the P(t) that the round's penalties come from, and s_0, of the base's P(0); see
         :func:`spread`. Without either, or with s_0 = 0, ``spread`` keeps λ_0.
     """
     if schedule == "decay":
@@ -77,63 +147,17 @@ def tolerances(tolerance: float, volumes: Mapping[str, int]) -> dict[str, float]
     return {site: tolerance / math.sqrt(max(n, 1)) for site, n in volumes.items()}
 
 
-def site_weights(
-    trained: Iterable[str],
-    validation: Mapping[str, float],
-    previous: Mapping[str, float],
-    lambda_t: float,
-    tolerance: Mapping[str, float] | None = None,
-) -> dict[str, float]:
-    """Weigh every site that trained by what its gain cost the others.
-
-    w_t(c) = 1 − λ_t  if P_c(t) > P_c(t−1) and P_i(t) < P_i(t−1) for some i ≠ c, otherwise 1.
-
-    With tolerances τ a site gained only if P_c(t) − P_c(t−1) > τ_c, and lost only if it is below
-    −τ_c.
-
-    Parameters
-    ----------
-    trained
-        Sites whose adapters are in this round's merge.
-    validation
-        P(t), mean Dice of the merge at every site that reported one. A site without a report
-        has neither gained nor lost: its weight is 1.
-    previous
-        P(t−1) by site; a site new to the run has none and neither gains nor loses.
-    lambda_t
-        From :func:`damping` or :func:`lambda_of`.
-    tolerance
-        From :func:`tolerances`; 0 for sites that are not in it.
-
-    Returns
-    -------
-    dict
-        Weight by site, for every site in ``trained``.
-    """
-    gained, lost = _moved(validation, previous, tolerance)
-    return {site: 1.0 - lambda_t if site in gained and lost else 1.0 for site in trained}
-
-
 def disagree(
     validation: Mapping[str, float],
     previous: Mapping[str, float],
     tolerance: Mapping[str, float] | None = None,
 ) -> bool:
-    """Return whether gains and losses stood side by side in a round, as :func:`site_weights` sees.
+    """Return whether gains and losses stood side by side in a round, as :func:`penalties` sees.
 
     Whenever a site is damped they did; they also do where those that gained did not train.
     """
     gained, lost = _moved(validation, previous, tolerance)
     return bool(gained and lost)
-
-
-def removed(share: Mapping[str, float], mass: Mapping[str, float]) -> dict[str, float]:
-    """Return how much of each site's update the re-merge took away: 1 − mass_c / share_c.
-
-    Negative where normalising gave a site more than in the equal merge; 1 for a site without mass;
-    0 for one that had no share.
-    """
-    return {site: 1.0 - mass.get(site, 0.0) / s if s else 0.0 for site, s in share.items()}
 
 
 def _moved(
