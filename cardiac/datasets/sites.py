@@ -68,7 +68,8 @@ def site_faults(cases: Sequence[Case], column: str, data_dir: Path) -> Iterator[
         yield Fault("column-missing", text, "" if everyone else patient, data_dir)
     for patient, names in sorted(sites.items()):
         if len(names) > 1:
-            text = f"{column} is {' and '.join(sorted(names))}, expected one site for a patient"
+            found = " and ".join(sorted(names))
+            text = f"patient {patient}: {column} is {found}, expected one site for each patient"
             yield Fault("patient-sites", text, patient, data_dir)
     for patient in sorted(patients.pop("", set())):
         text = f"{column} is empty, so the patient goes to a site {site_name(column, '')!r}"
