@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from monai.transforms import Compose, Transform
 from torch import Tensor
 
+from cardiac.case_files import read_case
 from cardiac.datasets import Case
-from cardiac.nifti import read_image, read_nifti
-from cardiac.view import lps_affine, to_view, view_spacing_mm
+from cardiac.faults import raise_first
+from cardiac.view import to_view, view_spacing_mm
 from cardiac.volume_cache import VolumeCache, item_hash
 from common.errors import UserError
 from common.labels import NUM_CLASSES
@@ -50,54 +51,16 @@ def load_frame(case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
     Raises
     ------
-    UserError
-        A file is unreadable, shapes differ, a label value is unknown, an intensity is not finite
-        or all are equal, or a frame of a 4-D label is not labelled.
+    FaultError
+        The first fault of :func:`cardiac.case_files.read_case` that is an error.
     """
-    image, stored = _read(case.image, case.frame_index)
-    affine = lps_affine(stored, case.axes)
-    label, _ = _read(case.label, case.frame_index)
-    if image.shape != label.shape:
-        raise UserError(f"{case.label}: shape {label.shape} differs from the image's {image.shape}")
-    check_image(image, str(case.image))
-    values = np.unique(label)
-    if unknown := [f"{v:g}" for v in values if v not in case.label_map]:
-        raise UserError(
-            f"{case.label}: label value {', '.join(unknown)} is unknown; "
-            f"expected {sorted(case.label_map)}"
-        )
-    if case.frame_index is not None and not label.any():  # the index points beside the labels
-        raise UserError(
-            f"{case.label}: frame {case.frame_index} ({case.frame}) holds no structure, expected "
-            "LV, MYO and RV; frames are counted from 0"
-        )
-    canonical = np.zeros(label.shape, np.uint8)
-    for value in values:
-        canonical[label == value] = case.label_map[int(value)]
-    view = to_view(image, affine).astype(np.float32)
-    return view, to_view(canonical, affine), view_spacing_mm(affine)
-
-
-def _read(path: Path, frame_index: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """Return a 3-D file, or one frame of a 4-D file, as (i, j, k) float64, and its affine."""
-    if frame_index is None:
-        return read_nifti(path)
-    data, image = read_image(path, {4: "four"})
-    return data[..., frame_index], np.asarray(image.affine)  # (i, j, k, t) -> (i, j, k)
-
-
-def check_image(image: np.ndarray, name: str) -> None:
-    """Refuse intensities that nothing can be seen in.
-
-    Raises
-    ------
-    UserError
-        A value is not finite or all are equal; the message begins with ``name``.
-    """
-    if bad := int(np.count_nonzero(~np.isfinite(image))):
-        raise UserError(f"{name}: {bad} values are NaN or infinite")
-    if image.min() == image.max():
-        raise UserError(f"{name}: every value is {image.flat[0]:g}, expected an image")
+    files = read_case(case)
+    raise_first(files.faults)
+    assert files.image is not None
+    assert files.canonical is not None
+    affine = files.image.affine
+    view = to_view(files.image.data, affine).astype(np.float32)
+    return view, to_view(files.canonical, affine), view_spacing_mm(affine)
 
 
 def standardise(image: np.ndarray) -> np.ndarray:

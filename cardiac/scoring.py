@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from cardiac.datasets import Case, group_by_site, read_cases
+from cardiac.datasets.sites import ALL, site_column
 from cardiac.evaluation import Scores, evaluate
 from cardiac.preprocessing import load_volume, volumes
 from cardiac.splits import Split, split_cases
@@ -16,8 +17,6 @@ from common.config import RunConfig
 from common.errors import UserError
 from common.model import file_sha256, load_base
 from common.progress import Advance
-
-DEFAULT_COLUMN = "VENDOR"
 
 
 def load_model(base: Path, adapter: Path | None, config: RunConfig) -> torch.nn.Module:
@@ -48,10 +47,8 @@ def site_groups(data: Path, column: str | None, axes: str = "LPS") -> dict[str, 
         The folder cannot be read, or its csv lacks a column that was asked for.
     """
     cases = read_cases(data, axes)
-    if column is None:
-        column = DEFAULT_COLUMN
-        if any(column not in case.info for case in cases):
-            return {"all": cases}
+    if column is None and any(site_column(cases, None) not in case.info for case in cases):
+        return {ALL: cases}
     return group_by_site(cases, column, data)
 
 

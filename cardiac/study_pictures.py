@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cardiac.pictures import montage, overlay, to_grey
-from cardiac.prediction import Scan
+from cardiac.segmentation import Scan
 from common.labels import LV
 
 MARGIN_MM = 25.0

@@ -11,7 +11,7 @@ import torch
 from cardiac.clinical import NOT_MEASURED, ed_es_frames, heart_function, volumes_ml
 from cardiac.measurements import CaseRow, FrameRow
 from cardiac.pictures import save_animation, save_png
-from cardiac.prediction import Scan, read_scan, segment
+from cardiac.segmentation import Scan, read_scan, segment
 from cardiac.studies import LABEL_SUFFIX, Item, Study, stem
 from cardiac.study_pictures import Moment, beat_frames, overlay_sheet
 from common.errors import UserError

@@ -12,10 +12,11 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from cardiac.inspection.findings import Finding, told
+from cardiac.faults import Fault, told
 from cardiac.inspection.inspect import Inspection, inspect_folder
 from cardiac.inspection.sheet import write_sheets
 from cardiac.inspection.summary import Range, ScannerRow
+from cli.options import LAYOUTS
 from common.console import console
 from common.files import finite, write_text
 from common.progress import progress
@@ -27,12 +28,14 @@ STYLES = {"error": "bold red", "warning": "yellow", "info": "cyan"}
 
 
 def check(
-    data: Annotated[Path, typer.Argument(metavar="DIR", help="Folder in ACDC or M&Ms-2 layout.")],
+    data: Annotated[Path, typer.Argument(metavar="DIR", help=LAYOUTS)],
     affine_axes: Annotated[
-        Literal["LPS", "RAS"], typer.Option(help="What the affines hold; dcm2niix writes RAS.")
+        Literal["LPS", "RAS"],
+        typer.Option(help="What the affines hold, unless dataset.toml says it."),
     ] = "LPS",
     split_by: Annotated[
-        str | None, typer.Option(help="Column whose values are the sites.", show_default="VENDOR")
+        str | None,
+        typer.Option(help="Column whose values are the sites.", show_default="VENDOR or site"),
     ] = None,
     split_seed: Annotated[int, typer.Option(min=0, help="The run's split-seed.")] = 0,
     json_out: Annotated[
@@ -101,7 +104,7 @@ def plain_table(title: str) -> Table:
     )
 
 
-def findings_table(findings: Sequence[Finding]) -> Table:
+def findings_table(findings: Sequence[Fault]) -> Table:
     """Return findings as a table for people, the worst first and of each code only some."""
     table = plain_table("Findings")
     for name in ("", "code", "case"):

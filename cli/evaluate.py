@@ -24,7 +24,8 @@ def evaluate(
     data: DataFolder,
     adapter: AdapterFile = None,
     split_by: Annotated[
-        str | None, typer.Option(help="Column whose values are the sites.", show_default="VENDOR")
+        str | None,
+        typer.Option(help="Column whose values are the sites.", show_default="VENDOR or site"),
     ] = None,
     cases: Annotated[CaseChoice, typer.Option(help="Which patients of every site.")] = "all",
     config: ConfigFile = None,

@@ -10,4 +10,5 @@ ConfigFile = Annotated[
 ]
 BaseFile = Annotated[Path, typer.Option("--base", help="Base file.")]
 AdapterFile = Annotated[Path | None, typer.Option("--adapter", help="Adapter file of a run.")]
-DataFolder = Annotated[Path, typer.Option("--data", help="Folder in ACDC or M&Ms-2 layout.")]
+LAYOUTS = "Folder in the layout of ACDC, M&Ms, M&Ms-2 or nnU-Net, or with a dataset.toml."
+DataFolder = Annotated[Path, typer.Option("--data", help=LAYOUTS)]

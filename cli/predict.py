@@ -9,8 +9,8 @@ import typer
 from cardiac.datasets import ACDC_LABELS, MNMS_LABELS
 from cardiac.measurements import CaseRow, FrameRow, function_table, save_tables
 from cardiac.nifti import count_frames
-from cardiac.prediction import write_segmentation
 from cardiac.scoring import load_model
+from cardiac.segmentation import write_segmentation
 from cardiac.studies import find_studies
 from cardiac.study_prediction import How, case_row, draw, frame_rows, segment_item
 from cli.options import AdapterFile, BaseFile, ConfigFile

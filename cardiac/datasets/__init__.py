@@ -1,21 +1,27 @@
-"""Where each public data set keeps its cases, and what its label values mean.
+"""Where each data set keeps its cases, and what its label values mean.
 
-case   a case, and the label values
-table  the csv of a data set
-acdc   ACDC
-mnms   M&Ms as published
-mnms2  M&Ms-2
-sites  which cases belong to which site
+case         a case, and the label values
+table        the csv of a data set
+acdc         ACDC
+mnms         M&Ms as published
+mnms2        M&Ms-2
+nnunet       nnU-Net's raw layout
+described    any folder that dataset.toml describes
+label_names  labels by their usual names
+sites        which cases belong to which site
 """
 
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cardiac.datasets.acdc import list_acdc, patient_folders
-from cardiac.datasets.case import ACDC_LABELS, FRAMES, MNMS_LABELS, Case
-from cardiac.datasets.mnms import check_frames, find_index, list_mnms
-from cardiac.datasets.mnms2 import is_mnms2, list_mnms2
+from cardiac.datasets.acdc import patient_folders, read_acdc
+from cardiac.datasets.case import ACDC_LABELS, FRAMES, MNMS_LABELS, Case, check_files
+from cardiac.datasets.described import is_described, is_nnunet, read_described
+from cardiac.datasets.mnms import indices, read_mnms
+from cardiac.datasets.mnms2 import is_mnms2, read_mnms2
 from cardiac.datasets.sites import VENDOR_NAMES, group_by_site, site_name
+from cardiac.faults import NAMED, Fault, FaultError, raise_first
 from common.errors import UserError
 
 __all__ = [
@@ -25,49 +31,98 @@ __all__ = [
     "VENDOR_NAMES",
     "Case",
     "group_by_site",
-    "is_mnms2",
+    "list_cases",
     "read_cases",
     "site_name",
 ]
 
 
-def read_cases(data_dir: Path, axes: str = "LPS") -> list[Case]:
-    """List the cases of a data folder, ED and ES of every patient, sorted by patient.
+Reader = Callable[[Path], Iterator[Case | Fault]]
+
+
+@dataclass
+class Listing:
+    """The cases of a folder, sorted by patient, and all that is wrong about its index."""
+
+    layout: str
+    cases: list[Case]
+    faults: list[Fault]
+
+
+def list_cases(data_dir: Path, axes: str = "LPS") -> Listing:
+    """List the cases of a data folder, with or without their files, past every fault.
 
     Parameters
     ----------
     data_dir
-        A folder in ACDC's, M&Ms's or M&Ms-2's layout; which one is seen from what it holds.
+        A folder in ACDC's, M&Ms's, M&Ms-2's or nnU-Net's layout, or one that ``dataset.toml``
+        describes; which one is seen from what it holds.
     axes
-        Of the files' affines, see :class:`Case`.
+        Of the files' affines, see :class:`Case`; ``dataset.toml`` says it for its own folder.
 
     Raises
     ------
     UserError
-        The folder is missing or of no such layout, a file that it should hold is not there, or
-        the index of M&Ms does not fit the files.
+        The folder is missing, of no such layout, or holds no patient at all.
     """
+    layout, read = _layout(data_dir)
+    cases: dict[tuple[str, str], Case] = {}
+    faults: list[Fault] = []
+    try:
+        for found in read(data_dir):
+            if isinstance(found, Fault):
+                faults.append(found)
+            elif cases.setdefault((found.patient, found.frame), found) is not found:
+                text = f"listed twice, with {found.image.name} too, expected each frame once"
+                faults.append(
+                    Fault("subject-twice", f"{found.name}: {text}", found.patient, data_dir)
+                )
+    except FaultError as error:  # beyond it there is nothing to list
+        faults.append(error.fault)
+    if not cases and all(fault.severity != "error" for fault in faults):
+        why = "".join(f"; {fault.message}" for fault in faults[:NAMED])
+        raise UserError(f"{data_dir}: holds no patient{why}")
+    listed = [cases[key] for key in sorted(cases)]
+    if read is not read_described:
+        listed = [replace(case, axes=axes) for case in listed]
+    return Listing(layout, listed, faults)
+
+
+def read_cases(data_dir: Path, axes: str = "LPS") -> list[Case]:
+    """List the cases of a data folder for training, which stops at the first fault.
+
+    Parameters
+    ----------
+    data_dir, axes
+        As for :func:`list_cases`.
+
+    Raises
+    ------
+    UserError
+        See :func:`list_cases`; or the index has an error, or a file is missing or has not the
+        frame that the index names.
+    """
+    listing = list_cases(data_dir, axes)
+    raise_first(listing.faults)
+    for case in listing.cases:
+        check_files(case)
+    return listing.cases
+
+
+def _layout(data_dir: Path) -> tuple[str, Reader]:
+    """Return the layout of a folder and its reader."""
     if not data_dir.is_dir():
         raise UserError(f"{data_dir}: no such data folder")
-    mnms_index = None
+    if is_described(data_dir):
+        return "nnU-Net" if is_nnunet(data_dir) else "csv", read_described
     if is_mnms2(data_dir):
-        cases = list_mnms2(data_dir)
-    elif mnms_index := find_index(data_dir):
-        cases = list_mnms(mnms_index)
-    elif patient_folders(data_dir):
-        cases = list_acdc(data_dir)
-    else:
-        raise UserError(
-            f"{data_dir}: neither M&Ms-2 (dataset_information.csv), M&Ms "
-            "(…M&Ms…information….csv) nor ACDC (training/patientNNN/) is found here"
-        )
-    if not cases:
-        raise UserError(f"{data_dir}: holds no patient")
-    for case in cases:
-        for path in (case.image, case.label):
-            if not path.is_file():
-                raise UserError(f"{path}: missing; patient {case.patient} needs it ({case.frame})")
-    if mnms_index:
-        check_frames(cases, mnms_index)
-    cases = sorted(cases, key=lambda case: (case.patient, case.frame))
-    return [replace(case, axes=axes) for case in cases]
+        return "M&Ms-2", read_mnms2
+    if indices(data_dir):
+        return "M&Ms", read_mnms
+    if patient_folders(data_dir):
+        return "ACDC", read_acdc
+    raise UserError(
+        f"{data_dir}: neither M&Ms-2 (dataset_information.csv), M&Ms "
+        "(…M&Ms…information….csv), ACDC (training/patientNNN/), nnU-Net (dataset.json) nor a "
+        "description (dataset.toml) is found here"
+    )

@@ -4,10 +4,15 @@
 Bernard et al., IEEE TMI 2018.
 """
 
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from cardiac.datasets.case import ACDC_LABELS, FRAMES, Case
-from common.errors import UserError
+from cardiac.datasets.case import ACDC_LABELS, FRAMES, Case, note_extra
+from cardiac.faults import Fault
+
+OTHER_FILES = r"Info\.cfg|MANDATORY_CITATION\.md|{patient}_4d\.nii\.gz"
+"""What the published data set holds beside the files we use."""
 
 
 def patient_folders(data_dir: Path) -> list[Path]:
@@ -15,24 +20,53 @@ def patient_folders(data_dir: Path) -> list[Path]:
     return sorted((data_dir / "training").glob("patient*")) or sorted(data_dir.glob("patient*"))
 
 
-def list_acdc(data_dir: Path) -> list[Case]:
-    """List the cases that ``Info.cfg`` names, with or without their files."""
-    return [case for folder in patient_folders(data_dir) for case in _list_patient(folder)]
+def read_acdc(data_dir: Path) -> Iterator[Case | Fault]:
+    """Yield the cases that ``Info.cfg`` names, with or without their files, and its faults.
+
+    Where it does not name ED and ES, the first and the last labelled frame stand for them.
+    """
+    for folder in patient_folders(data_dir):
+        yield from _read_patient(folder)
 
 
-def _list_patient(folder: Path) -> list[Case]:
-    info_path = folder / "Info.cfg"
+def _read_patient(folder: Path) -> Iterator[Case | Fault]:
+    patient, path = folder.name, folder / "Info.cfg"
+    info: dict[str, str] = {}
+    frames = _labelled_frames(folder)
     try:
-        lines = info_path.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
-        raise UserError(f"{info_path}: missing; it names the ED and ES frames") from None
-    fields = (line.partition(":") for line in lines)
-    info = {key.strip(): value.strip() for key, colon, value in fields if colon}
-    cases = []
-    for frame in FRAMES:
-        if not info.get(frame, "").isdigit():
-            raise UserError(f"{info_path}: {frame} is {info.get(frame)!r}, expected a frame number")
-        stem = f"{folder.name}_frame{int(info[frame]):02d}"
+        yield Fault("info-missing", "missing; it names the ED and ES frames", patient, path)
+    else:
+        fields = (line.partition(":") for line in lines)
+        info = {key.strip(): value.strip() for key, colon, value in fields if colon}
+        for frame in FRAMES:
+            if info.get(frame, "").isdigit():
+                frames[frame] = int(info[frame])
+            else:
+                text = f"{frame} is {info.get(frame)!r}, expected a frame number"
+                yield Fault("info-frame", text, patient, path)
+        for code, text in _doubt_frames(info):
+            yield Fault(code, text, patient, path)
+    for frame, number in frames.items():
+        stem = f"{patient}_frame{number:02d}"
         image, label = folder / f"{stem}.nii.gz", folder / f"{stem}_gt.nii.gz"
-        cases.append(Case(folder.name, frame, image, label, ACDC_LABELS, info))
-    return cases
+        yield Case(patient, frame, image, label, ACDC_LABELS, info)
+    numbers = "|".join(f"{number:02d}" for number in frames.values()) or "none"
+    yield from note_extra(folder, rf"{OTHER_FILES}|{{patient}}_frame({numbers})(_gt)?\.nii\.gz")
+
+
+def _doubt_frames(info: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    ed, es, last = (info.get(key, "") for key in (*FRAMES, "NbFrame"))
+    if ed.isdigit() and ed == es:
+        yield "info-frame", f"ED and ES are both frame {ed}, expected two moments of a beat"
+    for name, frame in zip(FRAMES, (ed, es), strict=True):
+        if frame.isdigit() and last.isdigit() and int(frame) > int(last):
+            yield "info-range", f"{name} is frame {frame} of {last} (NbFrame)"
+
+
+def _labelled_frames(folder: Path) -> dict[str, int]:
+    """Return ED and ES as the first and last of the frames that have a label, if there are two."""
+    names = (re.search(r"_frame(\d+)_gt\.nii\.gz$", path.name) for path in folder.glob("*_gt*"))
+    numbers = sorted(int(name[1]) for name in names if name)
+    return dict(zip(FRAMES, numbers, strict=True)) if len(numbers) == len(FRAMES) else {}

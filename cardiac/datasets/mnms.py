@@ -6,13 +6,12 @@ are 4-D (x, y, z, time); columns ED and ES count frames from 0. Labels 1 LV, 2 M
 Campello et al., IEEE TMI 2021.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
 
 from cardiac.datasets.case import FRAMES, MNMS_LABELS, Case
-from cardiac.datasets.table import read_rows
-from cardiac.nifti import raw_header
-from common.errors import UserError
+from cardiac.datasets.table import read_table
+from cardiac.faults import Fault
 
 INDEX = "*M&Ms*nformation*.csv"
 """What the index is called; releases differ in its date and in the rest."""
@@ -21,88 +20,50 @@ IMAGE = "_sa.nii.gz"
 UNLABELLED = "unlabeled"
 
 
-def find_index(data_dir: Path) -> Path | None:
-    """Return the index of the M&Ms layout; None where the folder has none.
-
-    Raises
-    ------
-    UserError
-        There are several.
-    """
-    found = sorted(path for path in data_dir.glob(INDEX) if not path.name.startswith("."))
-    if len(found) > 1:
-        names = " and ".join(path.name for path in found)
-        raise UserError(f"{data_dir}: found {names}, expected one index of M&Ms")
-    return found[0] if found else None
+def indices(data_dir: Path) -> list[Path]:
+    """Return the indices of the M&Ms layout that a folder has, of which there should be one."""
+    return sorted(path for path in data_dir.glob(INDEX) if not path.name.startswith("."))
 
 
-def list_mnms(index: Path) -> list[Case]:
-    """List the labelled cases of the index; their labels need not be there.
-
-    Raises
-    ------
-    UserError
-        The index lacks a column, lists a patient twice or gives no frame number, or a patient's
-        images are not there or there twice.
-    """
+def read_mnms(data_dir: Path) -> Iterator[Case | Fault]:
+    """Yield the labelled cases of the index, with or without their labels, and its faults."""
+    index, *others = indices(data_dir)
+    if others:
+        names = " and ".join(path.name for path in (index, *others))
+        yield Fault("csv-several", f"found {names}, expected one index of M&Ms", path=data_dir)
     folders: dict[str, list[Path]] = {}
-    for path in sorted(index.parent.rglob(f"*/*{IMAGE}")):
+    for path in sorted(data_dir.rglob(f"*/*{IMAGE}")):
         if path.name == path.parent.name + IMAGE:
             folders.setdefault(path.parent.name, []).append(path.parent)
-    cases = []
-    seen = set()
-    for row in read_rows(index, CODE, FRAMES):
-        patient = row[CODE]
-        where = f"{index}: row of {patient}"
-        if patient in seen:
-            raise UserError(f"{where}: {CODE} is listed twice")
-        seen.add(patient)
+    rows, faults = read_table(index, (CODE, *FRAMES))
+    yield from faults
+    for patient, row in (rows or {}).items():
         found = folders.get(patient, [])
-        labelled = [folder for folder in found if not _is_unlabelled(folder, index.parent)]
+        labelled = [folder for folder in found if not _is_unlabelled(folder, data_dir)]
         if found and not labelled:
             continue
         if len(labelled) != 1:
             several = " and ".join(map(str, labelled))
-            raise UserError(
-                f"{where}: {CODE}: found {several or 'no such file'}, expected one "
-                f"{patient}/{patient}{IMAGE} below {index.parent}"
+            text = (
+                f"{row.where}: {CODE}: found {several or 'no such file'}, expected one "
+                f"{patient}/{patient}{IMAGE} below {data_dir}"
             )
+            yield Fault("folder-several" if several else "folder-missing", text, patient, index)
+            continue
         stem = labelled[0] / patient
         image, label = Path(f"{stem}_sa.nii.gz"), Path(f"{stem}_sa_gt.nii.gz")
         for frame in FRAMES:
-            number = row[frame].removesuffix(".0")  # of a table that went through pandas
+            number = row.info[frame].removesuffix(".0")  # of a table that went through pandas
             if not number.isdecimal():
-                raise UserError(
-                    f"{where}: {frame} is {row[frame]!r}, expected a frame number from 0"
-                )
-            cases.append(
-                Case(patient, frame, image, label, MNMS_LABELS, row, frame_index=int(number))
+                text = f"{row.where}: {frame} is {row.info[frame]!r}, expected a frame number"
+                yield Fault("info-frame", f"{text} from 0", patient, index)
+                continue
+            listed = f"{index}: {row.where}"
+            yield Case(
+                *(patient, frame, image, label, MNMS_LABELS, row.info),
+                frame_index=int(number),
+                listed=listed,
             )
-    return cases
-
-
-def check_frames(cases: Iterable[Case], index: Path) -> None:
-    """Hold the frames of the index against the headers of the files.
-
-    Raises
-    ------
-    UserError
-        A file is no cine or is too short for the index.
-    """
-    for case in cases:
-        assert case.frame_index is not None
-        for path in (case.image, case.label):
-            shape = raw_header(path).get_data_shape()
-            if len(shape) != 4:
-                raise UserError(
-                    f"{path}: has shape {shape}, expected four dimensions (x, y, z, time): "
-                    f"{index.name} says that {case.frame} is its frame {case.frame_index}"
-                )
-            if case.frame_index >= shape[3]:
-                raise UserError(
-                    f"{index}: row of {case.patient}: {case.frame} is {case.frame_index}, expected "
-                    f"0 to {shape[3] - 1}: {path} has {shape[3]} frames"
-                )
 
 
 def _is_unlabelled(folder: Path, data_dir: Path) -> bool:

@@ -4,34 +4,47 @@
 Martín-Isla et al., IEEE JBHI 2023.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
-from cardiac.datasets.case import FRAMES, MNMS_LABELS, Case
-from cardiac.datasets.table import read_rows
-from common.errors import UserError
+from cardiac.datasets.case import FRAMES, MNMS_LABELS, Case, Columns, note_extra
+from cardiac.datasets.table import Row, read_table
+from cardiac.faults import Fault
 
 INDEX = "dataset_information.csv"
+CODE = "SUBJECT_CODE"
+FILES = r"{patient}_(SA|LA)_(ED|ES|CINE)(_gt)?\.nii\.gz"
+"""What the published data set holds: long-axis views and whole cines, too."""
 
 
 def is_mnms2(data_dir: Path) -> bool:
-    """Say whether a folder has the index of the M&Ms-2 layout."""
-    return (data_dir / INDEX).is_file()
+    """Say whether a folder has the index or the folder of the M&Ms-2 layout."""
+    return (data_dir / INDEX).is_file() or (data_dir / "dataset").is_dir()
 
 
-def list_mnms2(data_dir: Path) -> list[Case]:
-    """List the cases of the index, with or without their files."""
+def read_mnms2(data_dir: Path) -> Iterator[Case | Fault]:
+    """Yield the cases of the index, with or without their files, and its faults.
+
+    Without an index the folders are the patients.
+    """
     index = data_dir / INDEX
-    cases = []
-    seen = set()
-    for row in read_rows(index, "SUBJECT_CODE"):
-        code = row["SUBJECT_CODE"]
-        patient = code.zfill(3)
-        if patient in seen:
-            raise UserError(f"{index}: subject {code} is listed twice")
-        seen.add(patient)
-        folder = data_dir / "dataset" / patient
+    folders = {path.name: path for path in sorted((data_dir / "dataset").glob("*/"))}
+    rows, faults = read_table(index, [CODE], lambda info: info[CODE].zfill(3))
+    yield from faults
+    if rows is None:
+        rows = {name: Row("", Columns({})) for name in folders}
+    for patient, row in rows.items():
+        if patient not in folders:
+            near = [name for name in folders if name.lstrip("0") == patient.lstrip("0")]
+            hint = f"; found dataset/{near[0]}" if near else ""
+            text = f"{row.where}: expected a folder dataset/{patient}{hint}"
+            yield Fault("folder-missing", text, patient, index)
+            continue
         for frame in FRAMES:
             stem = f"{patient}_SA_{frame}"
-            image, label = folder / f"{stem}.nii.gz", folder / f"{stem}_gt.nii.gz"
-            cases.append(Case(patient, frame, image, label, MNMS_LABELS, row))
-    return cases
+            image, label = (folders[patient] / f"{stem}{end}.nii.gz" for end in ("", "_gt"))
+            yield Case(patient, frame, image, label, MNMS_LABELS, row.info)
+        yield from note_extra(folders[patient], FILES)
+    for name in sorted(set(folders) - set(rows)):
+        text = f"no row for the folder dataset/{name}, so it takes no part"
+        yield Fault("folder-unlisted", text, name, index)

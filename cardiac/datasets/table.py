@@ -1,34 +1,76 @@
 """The csv that says who a data set's patients are."""
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from common.errors import UserError
+from cardiac.datasets.case import Columns
+from cardiac.faults import Fault
 
 
-def read_rows(index: Path, code: str, needed: Iterable[str] = ()) -> list[dict[str, str]]:
-    """Return the rows that name a patient; the published files are padded with empty ones.
+class Row(NamedTuple):
+    """A row of the csv: where it stands, for messages, and what it says."""
+
+    where: str
+    info: Columns
+
+
+def read_table(
+    index: Path,
+    needed: Sequence[str],
+    name: Callable[[Columns], str] | None = None,
+) -> tuple[dict[str, Row] | None, list[Fault]]:
+    """Read the rows that name somebody; the published files are padded with empty ones.
 
     Parameters
     ----------
     index
-        The csv.
-    code
-        Column of the patients' codes.
+        The csv. Columns are found in any case.
     needed
-        Other columns that must be there.
+        Columns that must be there; the first holds the rows' names.
+    name
+        Makes a name of a row, where it is not the first column as it is.
 
-    Raises
-    ------
-    UserError
-        A column is missing.
+    Returns
+    -------
+    rows
+        By name; None where the file does not say who its patients are.
+    faults
     """
-    with index.open(newline="", encoding="utf-8-sig", errors="replace") as file:
-        reader = csv.DictReader(file)
-        rows = [{k: (v or "").strip() for k, v in row.items() if k} for row in reader]
-        columns = reader.fieldnames or []
-    for column in (code, *needed):
-        if column not in columns:
-            raise UserError(f"{index}: no column {column}; found {', '.join(columns)}")
-    return [row for row in rows if row[code]]
+    try:
+        with index.open(newline="", encoding="utf-8-sig", errors="replace") as file:
+            reader = csv.DictReader(file)
+            columns = [column for column in reader.fieldnames or [] if column]
+            lines = [(reader.line_num, row) for row in reader]
+    except FileNotFoundError:
+        text = f"missing, expected a csv with a column {needed[0]}"
+        return None, [Fault("csv-missing", text, path=index)]
+    except (OSError, csv.Error) as error:
+        return None, [Fault("csv-missing", f"cannot be read as csv ({error})", path=index)]
+    spelled = {column.strip().casefold() for column in columns}
+    if missing := [column for column in needed if column.casefold() not in spelled]:
+        hint = "; are its columns separated by commas?" if len(columns) < 2 else ""
+        text = f"; found {', '.join(columns) or 'nothing'}{hint}"
+        return None, [
+            Fault("csv-column", f"no column {column}{text}", path=index) for column in missing
+        ]
+    rows: dict[str, Row] = {}
+    faults = []
+    for number, row in lines:
+        info = Columns({key.strip(): (row[key] or "").strip() for key in columns})
+        named = info[needed[0]] and (name(info) if name else info[needed[0]])
+        if None in row or (not named and any(info.values())):
+            found = "more cells than columns" if None in row else f"no {needed[0]}"
+            text = f"line {number}: {found}, expected {','.join(columns)}"
+            faults.append(Fault("csv-row", text, path=index))
+        if named in rows:
+            again = info[needed[0]]
+            text = (
+                f"line {number}: {needed[0]}: subject {again} is listed twice, expected one row "
+                "each"
+            )
+            faults.append(Fault("subject-twice", text, named, index))
+        elif named:
+            rows[named] = Row(f"line {number}, row of {info[needed[0]]}", info)
+    return rows, faults

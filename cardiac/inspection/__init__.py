@@ -1,10 +1,7 @@
 """Looks at a site's data before it joins, and does not stop at the first fault.
 
-findings     what can be found, how bad it is, and what it is called
-listing      which cases a folder holds, however broken its index
-reading      one NIfTI file
 grid         spacing, slices, field of view
-intensities  images that are none
+intensities  images that are not what a scanner made
 anatomy      what every heart's label has in common
 orientation  what the network would see as left and right
 thumbnails   small pictures of a case

@@ -4,20 +4,14 @@ What is expected is wider than all of ACDC and M&Ms (0.70 to 1.88 mm in plane, 5
 slices, 6 to 18 slices, 220 to 380 mm of view) and only warn.
 """
 
-from collections.abc import Iterator
-
 import numpy as np
 
-from cardiac.inspection.reading import Stack
-from cardiac.nifti import IN_PLANE_MM, SLICE_MM, TOLERANCE, TRUSTED_UNITS
+from cardiac.nifti import Found, Stack, doubt_spacing
 
 SLICES = (4, 25)
 VIEW_MM = (150.0, 600.0)
 UNEVEN = 0.05
 """Relative difference of spacings that should be one and the same."""
-
-Found = Iterator[tuple[str, str]]
-"""Codes and messages."""
 
 
 def check_grid(shape: tuple[int, ...], spacing_mm: np.ndarray) -> Found:
@@ -29,13 +23,10 @@ def check_grid(shape: tuple[int, ...], spacing_mm: np.ndarray) -> Found:
             f"{sizes} voxels: the third axis is not the shortest, expected the slices along it",
         )
         return
-    i, j, k = (float(value) for value in spacing_mm)
-    if not (_within(i, IN_PLANE_MM) and _within(j, IN_PLANE_MM)):
-        yield "spacing-in-plane", f"pixels of {i:.3g} × {j:.3g} mm, {_expected(IN_PLANE_MM)} mm"
+    i, j, _ = (float(value) for value in spacing_mm)
+    yield from doubt_spacing(spacing_mm)
     if abs(i / j - 1) > UNEVEN:
         yield "spacing-uneven", f"pixels of {i:.3g} × {j:.3g} mm, expected square ones"
-    if not _within(k, SLICE_MM):
-        yield "spacing-slice", f"slices every {k:.3g} mm, {_expected(SLICE_MM)} mm"
     if not _within(shape[2], SLICES):
         yield "slice-count", f"{shape[2]} slice(s), {_expected(SLICES)}"
     view = sorted((shape[0] * i, shape[1] * j))
@@ -46,26 +37,13 @@ def check_grid(shape: tuple[int, ...], spacing_mm: np.ndarray) -> Found:
         )
 
 
-def check_header(stack: Stack, spacing_mm: np.ndarray) -> Found:
-    """Yield where a header does not say the spacing, or says it twice and differently."""
-    if not np.allclose(stack.pixdim_mm, spacing_mm, rtol=TOLERANCE, atol=0):
-        yield (
-            "spacing-header",
-            f"pixdim says {by(stack.pixdim_mm)} mm, expected the affine's {by(spacing_mm)} mm; "
-            "the affine is used",
-        )
-    if stack.unit not in TRUSTED_UNITS:
-        yield "spacing-unit", f"lengths are in {stack.unit}, expected mm; they are taken for mm"
-
-
 def check_same_grid(image: Stack, label: Stack) -> Found:
-    """Yield how a label's grid differs from its image's."""
-    if image.data.shape != label.data.shape:
-        yield (
-            "shape-differs",
-            f"shape {label.data.shape}, expected the image's {image.data.shape}",
-        )
-    elif image.spacing_mm is not None and (difference := _difference(image, label)):
+    """Yield how a label lies elsewhere than its image, where both have the same shape."""
+    if (
+        image.data.shape == label.data.shape
+        and image.spacing_mm is not None
+        and (difference := _difference(image, label))
+    ):
         yield (
             "affine-differs",
             f"the label's affine differs from the image's in its {difference}; the image's is used",
@@ -90,8 +68,3 @@ def _within(value: float, limits: tuple[float, float]) -> bool:
 
 def _expected(limits: tuple[float, float]) -> str:
     return f"expected {limits[0]:g} to {limits[1]:g}"
-
-
-def by(spacing_mm: np.ndarray) -> str:
-    """Return a spacing for people: ``1.25 × 1.25 × 10``."""
-    return " × ".join(f"{value:.3g}" for value in spacing_mm)

@@ -6,23 +6,25 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from cardiac.datasets import Case
+from cardiac.datasets import Case, list_cases
+from cardiac.faults import Fault, Severity, by_severity, counts
 from cardiac.inspection.case import CaseReport, inspect_case
-from cardiac.inspection.findings import Finding, Severity, by_severity, counts
-from cardiac.inspection.folder import Sites, check_duplicates, check_site, group_by_site
-from cardiac.inspection.listing import list_folder
+from cardiac.inspection.folder import Sites, check_duplicates, check_site, divide
 from cardiac.inspection.patients import check_patients
 from cardiac.inspection.summary import ScannerRow, scanner_rows
 from common.errors import UserError
 
 FEW_CASES = 16
 """So many are inspected before a worker process has started."""
+
+REPORTED = ("severity", "code", "message", "case", "file")
+"""What a JSON file says of a fault."""
 
 Progress = Callable[[int, int], None]
 """Called with the number of cases done and to do."""
@@ -35,7 +37,7 @@ class Inspection:
     data_dir: Path
     layout: str
     sites: Sites
-    findings: list[Finding]
+    findings: list[Fault]
     scanners: list[ScannerRow]
 
     @property
@@ -53,7 +55,9 @@ class Inspection:
             "data_dir": str(self.data_dir),
             "layout": self.layout,
             "counts": self.counts(),
-            "findings": [{"severity": f.severity, **asdict(f)} for f in self.findings],
+            "findings": [
+                {name: getattr(fault, name) for name in REPORTED} for fault in self.findings
+            ],
             "scanners": [asdict(row) for row in self.scanners],
             "cases": [
                 {"site": site, **_facts(report)}
@@ -78,11 +82,12 @@ def inspect_folder(
     Parameters
     ----------
     data_dir
-        A folder in ACDC's, M&Ms's or M&Ms-2's layout.
+        A folder in a layout of :func:`cardiac.datasets.list_cases`.
     affine_axes
-        What the first two axes of the affines are, ``LPS`` or ``RAS``.
+        What the first two axes of the affines are, ``LPS`` or ``RAS``; ``dataset.toml`` says it
+        for its own folder.
     split_by
-        Column whose values are the sites; None for VENDOR where there is one.
+        Column whose values are the sites; None for VENDOR or site, where there is one.
     split_seed
         Of the splits that must not share an image.
     jobs
@@ -95,17 +100,16 @@ def inspect_folder(
     Raises
     ------
     UserError
-        The folder is missing, of neither layout or empty, or a worker process was killed.
+        The folder is missing, of no such layout or empty, or a worker process was killed.
     """
-    listing = list_folder(data_dir)
-    cases = [replace(case, axes=affine_axes) for case in listing.cases]
+    listing = list_cases(data_dir, affine_axes)
     reports = []
-    for report in inspect_cases(cases, jobs, pictures=pictures):
+    for report in inspect_cases(listing.cases, jobs, pictures=pictures):
         reports.append(report)
         if progress is not None:
-            progress(len(reports), len(cases))
-    sites, findings = group_by_site(listing, reports, split_by)
-    findings += listing.findings
+            progress(len(reports), len(listing.cases))
+    sites, findings = divide(listing, reports, split_by, data_dir)
+    findings += listing.faults
     findings += [finding for report in reports for finding in report.findings]
     findings += check_patients(reports)
     for site, members in sites.items():

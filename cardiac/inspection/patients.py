@@ -1,25 +1,24 @@
-"""A patient's two frames against each other."""
+"""ED and ES of a patient against each other."""
 
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from cardiac.datasets import FRAMES
+from cardiac.faults import Fault
 from cardiac.inspection.case import CaseReport
-from cardiac.inspection.findings import Finding
-from cardiac.inspection.grid import by
-from cardiac.nifti import TOLERANCE
+from cardiac.nifti import TOLERANCE, by
 
 
-def check_patients(reports: Sequence[CaseReport]) -> list[Finding]:
-    """Find what is wrong between ED and ES."""
+def check_patients(reports: Sequence[CaseReport]) -> list[Fault]:
+    """Find what is wrong between ED and ES, for patients who have both."""
     frames: dict[str, dict[str, CaseReport]] = {}
     for report in reports:
         frames.setdefault(report.case.patient, {})[report.case.frame] = report
     return [
-        Finding(code, text, patient)
+        Fault(code, text, patient)
         for patient, pair in frames.items()
-        if len(pair) == len(FRAMES)
+        if set(FRAMES) <= set(pair)
         for code, text in _check_pair(pair["ED"], pair["ES"])
     ]
 

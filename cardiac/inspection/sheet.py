@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from cardiac.faults import Fault, told
 from cardiac.inspection.case import CaseReport
-from cardiac.inspection.findings import Finding, told
 from cardiac.inspection.folder import Sites
 from cardiac.inspection.thumbnails import SIDE
 from cardiac.pictures import PAPER, montage, overlay, save_png
@@ -17,7 +17,7 @@ PANELS = 48
 """Panels on a page: about 1300 × 1500 pixels."""
 
 
-def write_sheets(sites: Sites, findings: Sequence[Finding], folder: Path) -> list[Path]:
+def write_sheets(sites: Sites, findings: Sequence[Fault], folder: Path) -> list[Path]:
     """Write ``sheet-SITE.png``, and ``sheet-SITE-2.png`` … for what does not fit on it.
 
     Raises
@@ -35,9 +35,9 @@ def write_sheets(sites: Sites, findings: Sequence[Finding], folder: Path) -> lis
     return pages
 
 
-def sheets(reports: Sequence[CaseReport], findings: Sequence[Finding]) -> Iterator[np.ndarray]:
+def sheets(reports: Sequence[CaseReport], findings: Sequence[Fault]) -> Iterator[np.ndarray]:
     """Yield pages (h, w, 3) with one panel per case, each under its name and what was found."""
-    by_name: dict[str, list[Finding]] = {}
+    by_name: dict[str, list[Fault]] = {}
     for finding in findings:
         by_name.setdefault(finding.case, []).append(finding)
     for start in range(0, len(reports), PANELS):
@@ -54,7 +54,7 @@ def panel(report: CaseReport) -> np.ndarray:
     return np.concatenate([overlay(grey, label, scale=1) for grey, label in slices], axis=1)
 
 
-def _caption(report: CaseReport, by_name: dict[str, list[Finding]]) -> str:
+def _caption(report: CaseReport, by_name: dict[str, list[Fault]]) -> str:
     case = report.case
     said = told([*by_name.get(case.name, []), *by_name.get(case.patient, [])])
     return f"{case.name}: {said}" if said else case.name

@@ -6,8 +6,8 @@ chest        what surrounds it
 shapes       tissues, soft edges, smooth random textures
 scanner      what each vendor makes of a body
 orientation  in which order and direction the vendor stores it
-study        one patient examined on one scanner
-layouts      a study's files
+examination  one patient examined on one scanner
+layouts      an examination's files
 writer       whole data sets
 """
 

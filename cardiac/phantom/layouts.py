@@ -1,4 +1,4 @@
-"""Write studies as NIfTI in the official layouts of ACDC and M&Ms-2."""
+"""Write examinations as NIfTI in the official layouts of ACDC and M&Ms-2."""
 
 import csv
 from collections.abc import Iterable, Mapping
@@ -7,7 +7,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from cardiac.phantom.study import Frame, Study, examine
+from cardiac.phantom.examination import Examination, Frame, examine
 from common.labels import LV, MYO, RV
 from common.seeding import derive_seed
 
@@ -16,10 +16,10 @@ _MNMS2_VALUES = {LV: 1, MYO: 2, RV: 3}
 _COLUMNS = ("SUBJECT_CODE", "DISEASE", "VENDOR", "SCANNER", "FIELD")
 
 
-def write_acdc_patient(acdc: Path, study: Study) -> None:
+def write_acdc_patient(acdc: Path, examination: Examination) -> None:
     """Write ``training/patientNNN`` with both frames, their labels and ``Info.cfg``."""
-    about = np.random.default_rng(derive_seed(study.seed, "about"))
-    name = f"patient{study.patient:03d}"
+    about = np.random.default_rng(derive_seed(examination.seed, "about"))
+    name = f"patient{examination.patient:03d}"
     folder = acdc / "training" / name
     folder.mkdir(parents=True)
     # As in ACDC, the study does not always begin in end-diastole
@@ -27,35 +27,41 @@ def write_acdc_patient(acdc: Path, study: Study) -> None:
     frames = {"ED": ed, "ES": ed + int(about.integers(7, 13))}
     info = {
         **frames,
-        "Group": study.disease,
+        "Group": examination.disease,
         "Height": float(about.integers(155, 193)),
         "NbFrame": int(about.integers(20, 31)),
         "Weight": float(about.integers(52, 108)),
     }
     lines = (f"{key}: {value}\n" for key, value in info.items())
     (folder / "Info.cfg").write_text("".join(lines), encoding="utf-8")
-    for phase, frame in examine(study).items():
+    for phase, frame in examine(examination).items():
         _write_frame(folder / f"{name}_frame{frames[phase]:02d}", frame, _ACDC_VALUES)
 
 
-def write_mnms2_patient(mnms2: Path, study: Study) -> None:
+def write_mnms2_patient(mnms2: Path, examination: Examination) -> None:
     """Write ``dataset/NNN`` with both frames and their labels."""
-    name = f"{study.patient:03d}"
+    name = f"{examination.patient:03d}"
     folder = mnms2 / "dataset" / name
     folder.mkdir(parents=True)
-    for phase, frame in examine(study).items():
+    for phase, frame in examine(examination).items():
         _write_frame(folder / f"{name}_SA_{phase}", frame, _MNMS2_VALUES)
 
 
-def write_mnms2_table(mnms2: Path, studies: Iterable[Study]) -> None:
+def write_mnms2_table(mnms2: Path, examinations: Iterable[Examination]) -> None:
     """Write ``dataset_information.csv``."""
     with (mnms2 / "dataset_information.csv").open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(_COLUMNS)
-        for study in studies:
-            scanner = study.scanner
+        for examination in examinations:
+            scanner = examination.scanner
             table.writerow(
-                (study.patient, study.disease, scanner.vendor, scanner.model, scanner.field_tesla)
+                (
+                    examination.patient,
+                    examination.disease,
+                    scanner.vendor,
+                    scanner.model,
+                    scanner.field_tesla,
+                )
             )
         table.writerow([""] * len(_COLUMNS))  # the published table is padded
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from cardiac.datasets import site_name
+from cardiac.phantom.examination import Examination
 from cardiac.phantom.heart import DISEASES
 from cardiac.phantom.layouts import write_acdc_patient, write_mnms2_patient, write_mnms2_table
 from cardiac.phantom.scanner import SOURCE, VENDORS, blend
-from cardiac.phantom.study import Study
 from common.errors import UserError
 from common.seeding import derive_seed
 
@@ -117,12 +117,12 @@ def write_mnms2(
     _write(out, {"mnms2": _plan_mnms2(seed, patients, heterogeneity, diseases)}, progress)
 
 
-def _plan_acdc(seed: int, patients: int, diseases: Sequence[str] | None) -> list[Study]:
+def _plan_acdc(seed: int, patients: int, diseases: Sequence[str] | None) -> list[Examination]:
     _check_count("seed", seed, 0)
     _check_count("ACDC patients", patients, 1, MOST_ACDC)
     diseases = _checked_diseases(ACDC_DISEASES if diseases is None else diseases)
     return [
-        Study(
+        Examination(
             patient=index + 1,
             disease=diseases[index % len(diseases)],
             scanner=SOURCE,
@@ -137,7 +137,7 @@ def _plan_mnms2(
     patients: Mapping[str, int] | None,
     heterogeneity: float,
     diseases: Mapping[str, Sequence[str]] | None,
-) -> list[Study]:
+) -> list[Examination]:
     patients = PATIENTS if patients is None else patients
     diseases = diseases or {}
     _check_count("seed", seed, 0)
@@ -152,11 +152,11 @@ def _plan_mnms2(
         _check_count(f"patients of {vendor}", count, 0, MOST_PER_VENDOR)
     if not sum(patients.values()):
         raise UserError("patients: found none, expected at least one of some vendor")
-    studies = []
+    examinations = []
     for position, (vendor, scanner) in enumerate(VENDORS.items()):
         have = _checked_diseases(diseases.get(vendor, MNMS2_DISEASES))
-        studies += [
-            Study(
+        examinations += [
+            Examination(
                 patient=position * MOST_PER_VENDOR + index + 1,
                 disease=have[index % len(have)],
                 scanner=blend(scanner, heterogeneity),
@@ -164,7 +164,7 @@ def _plan_mnms2(
             )
             for index in range(patients.get(vendor, 0))
         ]
-    return studies
+    return examinations
 
 
 def _at(
@@ -202,7 +202,9 @@ def _checked_diseases(diseases: Sequence[str]) -> Sequence[str]:
     return diseases
 
 
-def _write(out: Path, layouts: Mapping[str, Sequence[Study]], progress: Progress | None) -> None:
+def _write(
+    out: Path, layouts: Mapping[str, Sequence[Examination]], progress: Progress | None
+) -> None:
     """Write the named layouts into ``out``, each whole or not at all; all at once if it is new."""
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: is a file, expected a folder")
@@ -217,16 +219,16 @@ def _write(out: Path, layouts: Mapping[str, Sequence[Study]], progress: Progress
     done, total = 0, sum(map(len, layouts.values()))
     with TemporaryDirectory(dir=home, prefix=".phantom-") as unfinished:
         made = Path(unfinished, out.name)
-        for name, studies in layouts.items():
+        for name, examinations in layouts.items():
             folder = made / name
             folder.mkdir(parents=True)
-            for study in studies:
-                (write_acdc_patient if name == "acdc" else write_mnms2_patient)(folder, study)
+            for examination in examinations:
+                (write_acdc_patient if name == "acdc" else write_mnms2_patient)(folder, examination)
                 done += 1
                 if progress:
                     progress(done, total)
             if name == "mnms2":
-                write_mnms2_table(folder, studies)
+                write_mnms2_table(folder, examinations)
         if is_new:
             made.rename(out)
         else:

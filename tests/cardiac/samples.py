@@ -2,16 +2,22 @@
 
 import csv
 import gzip
-from collections.abc import Iterable, Mapping
+import json
+import shutil
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import torch
 
-from cardiac.datasets import MNMS_LABELS, Case
-from cardiac.preprocessing import Volume
+from cardiac.datasets import MNMS_LABELS, Case, read_cases
+from cardiac.inspection.inspect import Inspection
+from cardiac.preprocessing import Volume, load_frame
+from cardiac.scoring import site_groups
+from cardiac.splits import split_cases
 from common.config import RunConfig
+from common.errors import UserError
 from common.labels import LV, MYO, RV
 from common.options import Value
 
@@ -114,3 +120,73 @@ def write_mnms2_hearts(folder: Path, vendors: Mapping[str, int], *, slices: int 
                 write_case(folder, patient=f"{len(rows):03d}", frame=frame, slices=slices)
     write_table(folder, rows)
     return folder
+
+
+NNUNET = {
+    "channel_names": {"0": "cineMRI"},
+    "labels": {"background": 0, "LV": 1, "MYO": 2, "RV": 3},
+    "file_ending": ".nii.gz",
+}
+
+
+def write_nnunet(
+    cases: Iterable[Case],
+    folder: Path,
+    name: Callable[[Case], str],
+    description: str,
+    changes: Mapping[str, object] | None = None,
+) -> Path:
+    """Write cases of M&Ms-2's numbers in nnU-Net's raw layout.
+
+    Parameters
+    ----------
+    cases
+        What to copy.
+    folder
+        Where to.
+    name
+        What a case is called.
+    description
+        Content of ``dataset.toml``.
+    changes
+        Of ``dataset.json``.
+    """
+    for part in ("imagesTr", "labelsTr"):
+        (folder / part).mkdir(parents=True)
+    for case in cases:
+        shutil.copy(case.image, folder / "imagesTr" / f"{name(case)}_0000.nii.gz")
+        shutil.copy(case.label, folder / "labelsTr" / f"{name(case)}.nii.gz")
+    (folder / "dataset.json").write_text(json.dumps({**NNUNET, **(changes or {})}))
+    (folder / "dataset.toml").write_text(description)
+    return folder
+
+
+TRAINS_ON = {
+    "slice-axis": "a hint only: an image may have few pixels",
+    "label-numbering": "a guess by the anatomy, which inspection alone measures",
+    "structure-missing": "a frame may lack a structure, and is scored without it",
+    "frames-same": "training looks at one frame at a time",
+    "duplicate-image": "training looks at one frame at a time",
+    "split-leak": "training looks at one frame at a time",
+    "check-failed": "a fault of ours",
+}
+"""Errors that training does not stop at, and why."""
+
+
+def training_stops(folder: Path, column: str | None) -> str:
+    """Return what training says of a folder when it refuses it; nothing where it does not."""
+    try:
+        for cases in site_groups(folder, column).values():
+            split_cases(cases, seed=0)
+        for case in read_cases(folder):
+            load_frame(case)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def check_agrees(inspection: Inspection, column: str | None = "VENDOR") -> None:
+    """Assert that an inspection finds an error where training stops, and nowhere else."""
+    errors = {fault.code for fault in inspection.findings if fault.severity == "error"}
+    said = training_stops(inspection.data_dir, column)
+    assert bool(said) == bool(errors - set(TRAINS_ON)), (said, errors)

@@ -10,15 +10,17 @@ import numpy as np
 import pytest
 from scipy.ndimage import binary_dilation, binary_erosion
 
-from cardiac.inspection.findings import CODES
+from cardiac.datasets import read_cases
+from cardiac.datasets.mnms2 import INDEX as MNMS_INDEX
+from cardiac.faults import CODES
 from cardiac.inspection.inspect import Inspection, inspect_folder
-from cardiac.inspection.listing import MNMS_INDEX
 from cardiac.phantom import write_phantom
 from cardiac.phantom.writer import MOST_PER_VENDOR
 from cardiac.splits import split_patients
 from common.errors import UserError
 from common.labels import LV, MYO, RV
-from tests.cardiac.samples import patch_header
+from tests.cardiac.samples import check_agrees, patch_header
+from tests.cardiac.test_described import FAULTS, RAW_FAULTS
 
 FIRST, SECOND, THIRD = (f"{MOST_PER_VENDOR + n}" for n in (1, 2, 3))
 """Patients of the M&Ms-2 phantom, whose scanner stores oblique slices."""
@@ -259,6 +261,7 @@ IMAGE_FAULTS: list[tuple[Callable[[Path], object], str]] = [
 LABEL_FAULTS: list[tuple[Callable[[Path], object], str]] = [
     (lambda f: label_of(f).unlink(), "file-missing"),
     (lambda f: label_of(f).write_bytes(b""), "file-unreadable"),
+    (lambda f: patch_header(label_of(f), 280, bytes(48)), "affine-degenerate"),
     (lambda f: edit_affine(label_of(f), lambda _: np.eye(4)), "affine-differs"),
     (lambda f: edit_affine(label_of(f), lambda a: a + 20 * np.eye(4, k=3)), "affine-differs"),
     (lambda f: edit(label_of(f), numbers(0, 1, 2, 4)), "label-values"),
@@ -319,6 +322,7 @@ def test_a_fault_is_found_where_it_is(
     assert code in {finding.code for finding in inspection.findings if finding.case == case}
     assert not said_of_others(inspection)
     assert "check-failed" not in {finding.code for finding in inspection.findings}
+    check_agrees(inspection)
 
 
 def said_of_others(inspection: Inspection) -> list[str]:
@@ -356,6 +360,7 @@ def test_a_fault_of_info_cfg_is_found(
     plant(acdc)
     inspection = inspect_folder(acdc)
     assert (code, "patient001") in found(inspection)
+    check_agrees(inspection, column=None)
     assert not [f for f in inspection.findings if not f.case.startswith("patient001")]
 
 
@@ -372,6 +377,7 @@ def test_labels_with_the_other_data_sets_numbers_are_found_in_every_case(acdc: P
     inspection = inspect_folder(acdc)
     numbering = [f for f in inspection.findings if f.code == "label-numbering"]
     assert len(numbering) == 6
+    check_agrees(inspection, column=None)
     assert "numbers are LV 1, MYO 2, RV 3; expected LV 3, MYO 2, RV 1" in numbering[0].message
 
 
@@ -391,6 +397,7 @@ def test_a_folder_that_is_not_listed_and_a_row_without_a_folder(mnms2: Path) -> 
     (mnms2 / "dataset" / FIRST).rename(mnms2 / "dataset" / "999")
     inspection = inspect_folder(mnms2)
     assert {("folder-missing", FIRST), ("folder-unlisted", "999")} <= found(inspection)
+    check_agrees(inspection)
     assert not said_of_others(inspection)
 
 
@@ -434,11 +441,14 @@ def test_a_site_that_cannot_be_split_is_found(mnms2: Path) -> None:
     inspection = inspect_folder(mnms2)
     assert [f.code for f in inspection.findings] == ["site-small", "site-small"]
     assert "site GE has 1 patient(s)" in inspection.findings[0].message
+    check_agrees(inspection)
     assert inspect_folder(mnms2, split_by="FIELD").findings == []
 
 
 def test_a_column_that_is_asked_for_and_not_there_is_found(acdc: Path) -> None:
-    assert found(inspect_folder(acdc, split_by="HOSPITAL")) == {("column-missing", "")}
+    inspection = inspect_folder(acdc, split_by="HOSPITAL")
+    assert found(inspection) == {("column-missing", "")}
+    check_agrees(inspection, column="HOSPITAL")
 
 
 @pytest.mark.parametrize(
@@ -457,12 +467,20 @@ def test_what_is_no_data_folder_is_a_line_for_people(
         inspect_folder(folder)
 
 
+def test_a_folder_whose_index_lists_nobody_is_refused_by_check_and_training(mnms2: Path) -> None:
+    table(mnms2, lambda rows: rows.__delitem__(slice(1, None)))
+    for read in (inspect_folder, read_cases):
+        with pytest.raises(UserError, match=f"holds no patient; no row for .*dataset/{FIRST}"):
+            read(mnms2)
+
+
 def test_every_code_is_planted_somewhere() -> None:
     """A new code needs a new plant; two cannot be had from a folder."""
     elsewhere = {
         *("info-missing", "info-frame", "info-range", "folder-missing", "folder-unlisted"),
         *("es-larger", "duplicate-image", "duplicate-label", "split-leak", "site-small"),
-        *("check-failed", "frame-missing"),
+        *("check-failed", "frame-missing", "csv-several", "folder-several", "patient-sites"),
+        *(code for _, code in [*FAULTS, *RAW_FAULTS]),
     }
     assert set(CODES) == {code for _, code, _ in MANY} | elsewhere
 

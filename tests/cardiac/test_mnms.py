@@ -220,6 +220,7 @@ def refused(folder: Path, *words: str) -> None:
     with pytest.raises(UserError) as error:
         read_cases(folder)
     assert [word for word in words if word not in str(error.value)] == []
+    assert "error" in {fault.severity for fault in inspect_folder(folder).findings}
 
 
 @pytest.mark.parametrize("value", ["", "first", "-1", "3.5", "nan"])

@@ -346,10 +346,10 @@ def test_the_second_reading_opens_no_image(tmp_path: Path, monkeypatch: pytest.M
     case, cache = write_case(tmp_path), tmp_path / "cache"
     first = read(case, cache)
 
-    def fail(_: Path) -> None:
+    def fail(_: Case) -> None:
         raise AssertionError("a file is read")
 
-    monkeypatch.setattr(preprocessing, "read_nifti", fail)
+    monkeypatch.setattr(preprocessing, "read_case", fail)
     assert same(read(case, cache), first)
     with pytest.raises(RuntimeError):
         read(case, None)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cardiac.prediction import Scan, read_scan
+from cardiac.segmentation import Scan, read_scan
 from cardiac.study_pictures import Moment, beat_frames, heart_box, lv_levels, overlay_sheet
 from common.labels import LV, MYO
 from tests.cardiac.samples import heart_image, heart_labels, write_nifti

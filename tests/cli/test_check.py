@@ -13,8 +13,8 @@ from click.testing import Result
 from PIL import Image
 from typer.testing import CliRunner
 
+from cardiac.faults import CODES
 from cardiac.inspection import inspect, sheet
-from cardiac.inspection.findings import CODES
 from cardiac.inspection.inspect import inspect_folder
 from cardiac.inspection.thumbnails import SIDE
 from cardiac.pictures import PAPER

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from cardiac.clinical import Function, HeartFunction
 from cardiac.datasets import ACDC_LABELS
 from cardiac.measurements import CaseRow
-from cardiac.prediction import Scan
+from cardiac.segmentation import Scan
 from cardiac.studies import Item, find_studies
 from cardiac.study_prediction import How, Segmented, _no_ef, case_row, frame_rows, segment_item
 from cli.predict import predict
@@ -37,7 +37,7 @@ from tests.cardiac.samples import (
     write_case,
     write_nifti,
 )
-from tests.cardiac.test_prediction import Brightness
+from tests.cardiac.test_segmentation import Brightness
 from tests.conftest import SMALL, MakeAdapter
 
 SPACING_MM = (1.5, 1.5, 8.0)

@@ -17,7 +17,7 @@ SLICES = 7, 12
 
 
 @dataclass(frozen=True)
-class Study:
+class Examination:
     """What a patient's examination depends on, and nothing else does."""
 
     patient: int
@@ -37,21 +37,21 @@ class Frame:
     affine: npt.NDArray[np.float64]
 
 
-def examine(study: Study) -> dict[str, Frame]:
+def examine(examination: Examination) -> dict[str, Frame]:
     """Return the patient's frames by name, ``ED`` and ``ES``, on one grid.
 
-    The anatomy depends on the study's seed and disease, not on the scanner.
+    The anatomy depends on the examination's seed and disease, not on the scanner.
     """
     anatomy, look, *noise = (
-        np.random.default_rng(derive_seed(study.seed, part))
+        np.random.default_rng(derive_seed(examination.seed, part))
         for part in ("anatomy", "look", *PHASES)
     )
-    heart = draw_heart(anatomy, study.disease)
+    heart = draw_heart(anatomy, examination.disease)
     chest = draw_chest(anatomy, heart)
     offset_mm = anatomy.uniform((2, -8), (12, 6))  # the LV lies right of the heart's middle
     margin = float(anatomy.uniform(0.2, 1.4))  # slices above the base
 
-    scanner = tune(study.scanner, look)
+    scanner = tune(examination.scanner, look)
     below_mm = heart.shape.length_mm + heart.shape.wall_mm + 4
     slices = int(np.clip(np.ceil(below_mm / scanner.thickness_mm + margin), *SLICES))
     width, height = scanner.matrix

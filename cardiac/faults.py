@@ -1,23 +1,41 @@
-"""What an inspection can find: a code, how bad it is, and a sentence for people."""
+"""What can be wrong with a data folder: a code, how bad it is, and a sentence for people.
 
+Readers yield faults. Training raises the first that is an error; ``check`` lists all.
+"""
+
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
+
+from common.errors import UserError
 
 Severity = Literal["error", "warning", "info"]
 """error: training stops or learns wrong things; warning: probably wrong; info: worth knowing."""
+NAMED = 3
+"""Names given of a list that may be long."""
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
 
 CODES: dict[str, Severity] = {
     # the folder and its index
     "csv-missing": "error",
+    "csv-several": "error",
     "csv-column": "error",
     "csv-row": "warning",
     "subject-twice": "error",
     "folder-missing": "error",
+    "folder-several": "error",
     "folder-unlisted": "warning",
     "info-missing": "error",
     "info-frame": "error",
     "info-range": "warning",
+    "description-missing": "error",
+    "description-key": "error",
+    "label-names": "error",
+    "case-name": "error",
+    "case-unlisted": "warning",
+    "row-cell": "error",
+    "path-outside": "error",
     "file-missing": "error",
     "file-extra": "info",
     # files
@@ -73,6 +91,7 @@ CODES: dict[str, Severity] = {
     "split-leak": "error",
     "column-missing": "error",
     "column-empty": "warning",
+    "patient-sites": "error",
     "vendor-unknown": "info",
     "site-small": "error",
 }
@@ -80,8 +99,8 @@ CODES: dict[str, Severity] = {
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One thing that was found.
+class Fault:
+    """One thing that is wrong, or worth knowing.
 
     Attributes
     ----------
@@ -91,14 +110,14 @@ class Finding:
         What was found and what was expected.
     case
         ``PATIENT FRAME``, a patient, or empty for the whole folder.
-    file
-        Path below the data folder, where one file is at fault.
+    path
+        The file at fault, where it is one.
     """
 
     code: str
     message: str
     case: str = ""
-    file: str = ""
+    path: Path | None = None
 
     def __post_init__(self) -> None:
         assert self.code in CODES, self.code
@@ -108,23 +127,57 @@ class Finding:
         """How bad it is."""
         return CODES[self.code]
 
+    @property
+    def file(self) -> str:
+        """Name of the file at fault; empty where it is not one file."""
+        return self.path.name if self.path else ""
 
-def by_severity(findings: list[Finding]) -> list[Finding]:
-    """Return the findings sorted: the worst first, then by code and case."""
+
+class FaultError(UserError):
+    """A fault that stops the work; its message names the file and the case."""
+
+    def __init__(self, fault: Fault) -> None:
+        text = f"{fault.path}: {fault.message}" if fault.path else fault.message
+        super().__init__(text if fault.case in text else f"{text} (patient {fault.case})")
+        self.fault = fault
+
+
+def raise_first(faults: Iterable[Fault]) -> None:
+    """Stop at the first fault that is an error.
+
+    Raises
+    ------
+    FaultError
+        There is one.
+    """
+    for fault in faults:
+        if fault.severity == "error":
+            raise FaultError(fault)
+
+
+def by_severity(faults: list[Fault]) -> list[Fault]:
+    """Return the faults sorted: the worst first, then by code and case."""
     return sorted(
-        findings, key=lambda f: (SEVERITIES.index(f.severity), f.code, f.case, f.file, f.message)
+        faults, key=lambda f: (SEVERITIES.index(f.severity), f.code, f.case, f.file, f.message)
     )
 
 
-def counts(findings: list[Finding]) -> dict[Severity, int]:
-    """Return how many findings there are of each severity."""
-    return {severity: sum(f.severity == severity for f in findings) for severity in SEVERITIES}
+def counts(faults: list[Fault]) -> dict[Severity, int]:
+    """Return how many faults there are of each severity."""
+    return {severity: sum(f.severity == severity for f in faults) for severity in SEVERITIES}
 
 
-def told(findings: list[Finding]) -> str:
-    """Return the counts in words: ``2 errors, 1 warning``; empty without findings."""
+def told(faults: list[Fault]) -> str:
+    """Return the counts in words: ``2 errors, 1 warning``; empty without faults."""
     return ", ".join(
         f"{number} {severity}{'s' if number > 1 and severity != 'info' else ''}"
-        for severity, number in counts(findings).items()
+        for severity, number in counts(faults).items()
         if number
     )
+
+
+def some(names: Iterable[str]) -> str:
+    """Return the first few of the names, and how many more there are."""
+    names = list(names)
+    rest = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + rest

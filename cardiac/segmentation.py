@@ -1,7 +1,8 @@
-"""Labels for images that have none: a frame or a cine in, labels on its own voxels out."""
+"""Segment one scan: a frame or a cine in, labels on its own voxels out."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,18 @@ from monai.transforms import KeepLargestConnectedComponent
 from torch import nn
 
 from cardiac.evaluation import predict_labels
-from cardiac.nifti import check_spacing, read_image, write_labels
-from cardiac.preprocessing import check_image, network_slices
+from cardiac.faults import Fault, raise_first
+from cardiac.nifti import (
+    doubt_affine,
+    doubt_header,
+    doubt_intensities,
+    doubt_spacing,
+    read_stack,
+    write_labels,
+)
+from cardiac.preprocessing import network_slices
 from cardiac.view import from_view, lps_affine, to_view, view_spacing_mm
+from common.errors import UserError
 from common.labels import NUM_CLASSES
 
 SLICES_AT_ONCE = 32
@@ -82,14 +92,18 @@ def read_scan(path: Path, *, any_spacing: bool = False, axes: str = "LPS") -> Sc
     UserError
         The file is unreadable, its spacing is not to be trusted, or a frame shows nothing.
     """
+    stack = read_stack(path, cine=True)
+    raise_first(Fault(code, text, path=path) for code, text in doubt_affine(stack))
     if not any_spacing:
-        check_spacing(path)
-    data, image = read_image(path, {3: "three", 4: "four"})
-    cine = data.reshape(*data.shape[:3], -1).astype(np.float32)  # (i, j, k[, t]) -> (i, j, k, t)
+        assert stack.spacing_mm is not None
+        for _, text in chain(doubt_header(stack), doubt_spacing(stack.spacing_mm)):
+            raise UserError(f"{path}: {text}; --any-spacing takes it as it is")
+    cine = stack.data.reshape(*stack.data.shape[:3], -1)  # (i, j, k[, t]) -> (i, j, k, t)
     for frame in range(cine.shape[3]):
-        name = f"{path}: frame {frame + 1}" if data.ndim == 4 else str(path)
-        check_image(cine[..., frame], name)
-    return Scan(path, cine, image, axes)
+        which = f"frame {frame + 1}: " if stack.data.ndim == 4 else ""
+        faults = doubt_intensities(cine[..., frame])
+        raise_first(Fault(code, which + text, path=path) for code, text in faults)
+    return Scan(path, cine, stack.image, axes)
 
 
 def segment(

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from cardiac.datasets import ACDC_LABELS, MNMS_LABELS, Case, read_cases
 from cardiac.evaluation import evaluate
 from cardiac.nifti import count_frames
-from cardiac.prediction import largest_parts, read_scan, segment, write_segmentation
 from cardiac.preprocessing import load_frame, load_volume, volumes
+from cardiac.segmentation import largest_parts, read_scan, segment, write_segmentation
 from cardiac.view import from_view, to_view, view_spacing_mm
 from common.errors import UserError
 from common.labels import LV, MYO, RV
@@ -178,7 +178,7 @@ def test_many_slices_are_segmented_in_parts_to_the_same_end(
             sizes.append(len(image))
             return super().forward(image)
 
-    monkeypatch.setattr("cardiac.prediction.SLICES_AT_ONCE", 4)
+    monkeypatch.setattr("cardiac.segmentation.SLICES_AT_ONCE", 4)
     in_parts = predicted(path, Counting())
     assert sizes == [4, 4, 1]
     assert np.mean(in_parts != whole) < 0.001
