@@ -220,38 +220,37 @@ def read_request(message: Message) -> Request:
     return REQUESTS[kind].from_record(message.content)
 
 
-def _number(
-    key: str, expected: str = "", *, low: float = 0, high: float = math.inf, **default: Any
-) -> Any:
-    """Declare a number of a reply: its key, its range [low, high] and how to name that range."""
-    return field(metadata={"key": key, "expected": expected, "low": low, "high": high}, **default)
-
-
-def _dice(key: str, **default: Any) -> Any:
-    """Declare a Dice of a reply."""
-    return _number(key, "a Dice between 0 and 1", high=1, **default)
+def _number(key: str, *, low: float = 0, high: float = math.inf, **default: Any) -> Any:
+    """Declare a number of a reply: its key and its range [low, high]."""
+    return field(metadata={"key": key, "low": low, "high": high}, **default)
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What a site answers. Fields that are declared with ``_number`` travel as metrics."""
+    """What a site answers; fields that are declared with ``_number`` travel as metrics."""
+
+    undefined: ClassVar[bool] = False
+    """Whether a further number may be NaN."""
+
+    def more(self) -> Mapping[str, float]:
+        """Return further numbers by key."""
+        return {}
 
     def numbers(self) -> dict[str, int | float]:
-        """Return the numbers by their keys."""
+        """Return all numbers by key."""
         found = {key: getattr(self, spec.name) for key, spec in _numbers(type(self)).items()}
-        return {key: value for key, value in found.items() if value is not None}
+        return {**{key: value for key, value in found.items() if value is not None}, **self.more()}
 
     def check(self) -> None:
-        """Check the values.
-
-        Raises
-        ------
-        ReplyError
-            A number is not finite or out of range.
-        """
-        for key, spec in _numbers(type(self)).items():
-            if (value := getattr(self, spec.name)) is not None:
-                _check_value(key, value, spec.metadata, whole=spec.type in (int, int | None))
+        """Check the values; raises ReplyError where one is not finite or out of range."""
+        specs = _numbers(type(self))
+        for key, value in self.numbers().items():
+            if key in specs:
+                spec = specs[key]
+                whole = spec.type in (int, int | None)
+                _check_value(key, value, spec.metadata["low"], spec.metadata["high"], whole)
+            elif not (self.undefined and math.isnan(value)):
+                _check_value(key, value, 0, 1 if "dice" in key else math.inf)
 
     def to_record(self) -> RecordDict:
         """Return the message's content."""
@@ -271,11 +270,10 @@ class Reply:
             raise ReplyError("the reply has no metrics")
         known = _numbers(cls)
         check_names("metric", metrics, {*known, *more})
-        needed = {key for key, spec in known.items() if spec.default is MISSING}
         values: dict[str, Any] = {}
         for key in (*known, *more):
             value = metrics.get(key)
-            if key in metrics or key in needed:
+            if key in metrics or (key in known and known[key].default is MISSING):
                 if isinstance(value, bool) or not isinstance(value, int | float):
                     raise ReplyError(f"{key} is {value!r}, expected a number")
                 values[known[key].name if key in known else key] = value
@@ -293,7 +291,7 @@ class Description(Reply):
     train_cases: int = _number("train-cases", default=0)
     val_cases: int = _number("val-cases", default=0)
     test_cases: int = _number("test-cases", default=0)
-    max_rank: int | None = _number("max-rank", "at least 1", low=1, default=None)
+    max_rank: int | None = _number("max-rank", low=1, default=None)
     """The highest rank that the site's own limits allow; None where there is no limit."""
 
     def check(self) -> None:
@@ -310,13 +308,7 @@ class Description(Reply):
 
     @classmethod
     def from_record(cls, content: RecordDict) -> Self:
-        """Read what :meth:`to_record` made.
-
-        Raises
-        ------
-        ReplyError
-            A fact is missing or not of its form, or something else is there.
-        """
+        """Read what :meth:`to_record` made; raises ReplyError where it is of another form."""
         config = content.get(CONFIG)
         if not isinstance(config, ConfigRecord):
             raise ReplyError("the reply does not describe the site")
@@ -352,11 +344,11 @@ class Update(Reply):
     """
 
     parameters: Parameters
-    examples: int = _number("num-examples", "at least 1", low=1)
+    examples: int = _number("num-examples", low=1)
     loss: float = _number("loss", low=-math.inf)
     seconds: float = _number("seconds", low=-math.inf)
-    start_dice: float | None = _dice("start-dice", default=None)
-    local_dice: float | None = _dice("local-dice", default=None)
+    start_dice: float | None = _number("start-dice", high=1, default=None)
+    local_dice: float | None = _number("local-dice", high=1, default=None)
 
     def to_record(self, halves: Iterable[Half] = BOTH) -> RecordDict:
         """Return the message's content, with these halves of the factors or all weights."""
@@ -369,12 +361,9 @@ class Update(Reply):
 
     @classmethod
     def from_record(cls, content: RecordDict, read: Reader) -> Self:
-        """Read what :meth:`to_record` made; ``read`` checks the arrays and adds what stayed.
+        """Read what :meth:`to_record` made; raises ReplyError where it is of another form.
 
-        Raises
-        ------
-        ReplyError
-            The arrays or the numbers are not what was agreed.
+        ``read`` checks the arrays and adds the factors that were not sent.
         """
         arrays = content.get(ADAPTER)
         if not (arrays is None or isinstance(arrays, ArrayRecord)):
@@ -400,7 +389,7 @@ class Validation(Reply):
         Dice of the other adapters in the request, in their order.
     """
 
-    dice: float = _dice("dice")
+    dice: float = _number("dice", high=1)
     volumes: int = _number("num-examples", default=0)
     others: tuple[float, ...] = ()
 
@@ -409,32 +398,21 @@ class Validation(Reply):
         """Dice of the merge and of the others."""
         return (self.dice, *self.others)
 
-    def numbers(self) -> dict[str, int | float]:
-        """Return the numbers by their keys, ``dice-1`` and so on for the others."""
-        return {
-            **super().numbers(),
-            **dict(zip(_others(len(self.others)), self.others, strict=True)),
-        }
-
-    def check(self) -> None:
-        """Check that every Dice is one."""
-        super().check()
-        spec = _numbers(type(self))["dice"].metadata
-        for key, value in zip(_others(len(self.others)), self.others, strict=True):
-            _check_value(key, value, spec)
+    def more(self) -> Mapping[str, float]:
+        """Return the Dice of the others as ``dice-1`` and so on."""
+        return dict(zip(_others(len(self.others)), self.others, strict=True))
 
     @classmethod
     def from_record(cls, content: RecordDict, others: int = 0) -> Self:
-        """Read what :meth:`to_record` made of a request that brought so many ``others``.
+        """Read what :meth:`to_record` made; raises ReplyError where it is of another form.
 
-        Raises
-        ------
-        ReplyError
-            A number is missing or not one, or something else is there.
+        ``others`` is the number of other adapters that the request brought.
         """
         values = cls._read(content, more=_others(others))
-        found = [values.pop(key) for key in _others(others) if key in values]
-        return cls(**values, others=tuple(found))
+        if missing := [key for key in _others(others) if key not in values]:
+            raise ReplyError(f"{missing[0]} is missing")
+        found = tuple(values.pop(key) for key in _others(others))
+        return cls(**values, others=found)
 
 
 SCORES = tuple(
@@ -461,28 +439,15 @@ class TestScores(Reply):
     cases: int = _number("cases")
     scores: Mapping[str, float] = field(default_factory=dict)
 
-    def numbers(self) -> dict[str, int | float]:
-        """Return the number of volumes and the scores by their keys."""
-        return {**super().numbers(), **self.scores}
+    undefined = True
 
-    def check(self) -> None:
-        """Check that every Dice is one, or NaN."""
-        super().check()
-        for key, value in self.scores.items():
-            if ".dice." in key and not math.isnan(value):
-                _check_value(
-                    key, value, {"low": 0, "high": 1, "expected": "a Dice between 0 and 1"}
-                )
+    def more(self) -> Mapping[str, float]:
+        """Return the scores."""
+        return self.scores
 
     @classmethod
     def from_record(cls, content: RecordDict) -> Self:
-        """Read what :meth:`to_record` made.
-
-        Raises
-        ------
-        ReplyError
-            A score is not a number, or something else is there.
-        """
+        """Read what :meth:`to_record` made; raises ReplyError where it is of another form."""
         values = cls._read(content, more=SCORES)
         return cls(values.pop("cases"), values)
 
@@ -573,11 +538,11 @@ def _numbers(cls: type[Reply]) -> dict[str, Any]:
     return {spec.metadata["key"]: spec for spec in fields(cls) if "key" in spec.metadata}
 
 
-def _check_value(key: str, value: float, limits: Mapping[str, Any], *, whole: bool = False) -> None:
+def _check_value(key: str, value: float, low: float, high: float, whole: bool = False) -> None:
     if not math.isfinite(value):
         raise ReplyError(f"{key} is {value}, expected a finite number")
     if whole and not isinstance(value, int):
         raise ReplyError(f"{key} is {value:g}, expected a whole number")
-    if not limits["low"] <= value <= limits["high"]:
-        expected = limits["expected"] or f"at least {limits['low']:g}"
+    if not low <= value <= high:
+        expected = "a Dice between 0 and 1" if high == 1 else f"at least {low:g}"
         raise ReplyError(f"{key} is {value:g}, expected {expected}")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from safetensors.torch import load
 from torch import Tensor
 
 from client_app.app import app
@@ -349,11 +350,10 @@ def test_an_adapter_is_parsed_three_times_on_its_way_and_its_bytes_are_counted_w
     config = RunConfig.from_flat({**site_config.to_flat(), **flat})
     node = hospital(config, audit_log=str(tmp_path / "audit.jsonl"))
     parsed: Counter[bytes] = Counter()
-    parse = records.load
 
     def counted(data: bytes) -> dict[str, Tensor]:
         parsed[data] += 1
-        return parse(data)
+        return load(data)
 
     monkeypatch.setattr(records, "load", counted)
     shapes = Shapes.of(skeleton(config.model.channels()))

@@ -251,7 +251,8 @@ def test_whole_weights_leave_only_where_they_train(tmp_path: Path, unet: nn.Modu
 
 
 @pytest.mark.parametrize(
-    ("brought", "told", "passes"), [(2, 2, True), (2, 3, False), (0, 1, False)]
+    ("brought", "told", "passes"),
+    [(2, 2, True), (2, 3, False), (2, 1, False), (0, 1, False)],
 )
 def test_a_dice_leaves_for_every_adapter_that_came(
     tmp_path: Path, adapter: Adapter, brought: int, told: int, passes: bool

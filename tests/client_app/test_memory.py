@@ -94,4 +94,6 @@ CHANGED: dict[str, Value] = {
 
 @pytest.mark.parametrize("key", CHANGED)
 def test_a_resumed_run_finds_what_it_kept_whatever_else_changed(key: str) -> None:
-    assert folder(**{key: CHANGED[key]}) == folder()
+    changed = RunConfig.from_flat({key: CHANGED[key]})
+    assert changed != RunConfig()
+    assert memory_folder(changed, "f00d", "GE") == folder()

@@ -21,8 +21,10 @@ SHA = "ab" * 32
 
 @pytest.mark.parametrize("kind", messages.REQUESTS)
 def test_a_request_comes_back(make_adapter: MakeAdapter, kind: str) -> None:
-    arrays = [records.adapter_to_record(make_adapter(rank)) for rank in range(1, 6)]
-    request = messages.REQUESTS[kind](CONFIG, "f00d", 5, 4, 8, 3, 2, *arrays[:3], tuple(arrays[3:]))
+    one, two, three, *others = (records.adapter_to_record(make_adapter(n)) for n in range(1, 6))
+    request = messages.REQUESTS[kind](
+        CONFIG, "f00d", 5, 4, 8, 3, 2, one, two, three, others=tuple(others)
+    )
     message = Message(request.to_record(), dst_node_id=7, message_type=kind)
     assert messages.read_request(message) == request
     bare = messages.REQUESTS[kind](CONFIG, "f00d")
@@ -75,6 +77,13 @@ def test_replies_come_back(make_adapter: MakeAdapter) -> None:
     back = messages.Update.from_record(update.to_record(), lambda _: kept)
     for field in fields(update)[1:]:
         assert getattr(back, field.name) == getattr(update, field.name)
+
+
+def test_a_dice_that_is_left_out_does_not_move_the_others_up() -> None:
+    content = messages.Validation(0.5, 2, (0.25, 0.75)).to_record()
+    del content.metric_records[messages.METRICS]["dice-1"]
+    with pytest.raises(ReplyError, match="dice-1 is missing"):
+        messages.Validation.from_record(content, 2)
 
 
 def test_a_name_that_is_not_listed_is_refused() -> None:
