@@ -147,9 +147,7 @@ def test_every_model_is_scored_at_every_site(tmp_path: Path, site_data: Path) ->
     for line in lines:
         wanted = line["model"] == "merged" or (line["model"], line["site"]) == ("personal", "GE")
         assert ("hd95_mm" in line) == wanted
-        assert line["dice"]["mean"] == pytest.approx(
-            sum(line["dice"][s] for s in ("LV", "MYO", "RV")) / 3
-        )
+        assert set(line["dice"]) == {"LV", "MYO", "RV"}
     done = json.loads((tmp_path / "evaluation.json").read_text())
     assert (done["adapt_epochs"], done["sites"]) == (1, list(sites))
 

@@ -277,7 +277,10 @@ def test_a_run_goes_on_where_it_has_a_checkpoint(plan: Plan, tmp_path: Path) -> 
     assert not folder.failure.exists()
 
 
-@pytest.mark.parametrize(("key", "changes"), [("threads = 2", False), ("rank = 3", True)])
+@pytest.mark.parametrize(
+    ("key", "changes"),
+    [("threads = 2", False), ("local-validation = true", False), ("rank = 3", True)],
+)
 def test_a_run_made_with_other_keys_is_not_mixed_in(
     plan: Plan, tmp_path: Path, key: str, changes: bool
 ) -> None:

@@ -144,6 +144,8 @@ def test_the_card_has_traffic_time_versions_and_configuration(run: Path, tmp_pat
     if "seconds" in summary:
         assert f"{summary['seconds']:.0f} s" in text
     config = dict(rows(text, "Configuration of the run"))
+    assert set(config) == set(RunConfig.keys_that_affect("keys", "result", "length"))
+    assert str(run) not in text
     assert config["features"] == TINY["features"]
     assert config["lambda-0"] == "0.2"
     assert "rounds: 2; λ₀ = 0.2" in text

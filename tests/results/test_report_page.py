@@ -19,6 +19,7 @@ from results.report.page_tables import Palette
 from results.report.patients import Measured, Patients, worst
 from results.report.runs_side_by_side import differing_keys, run_names
 from results.run_reader import RunFiles, read_run
+from server_app.run_config import resolve_run
 from tests.results.report_samples import CALM, make_patients, make_run, write_run
 
 GAINS = {"GE": 0.2, "Siemens": 0.25}
@@ -161,13 +162,24 @@ def test_several_runs_are_compared_by_what_differs(tmp_path: Path) -> None:
     assert len(re.findall(r'id="run-2-[a-z]+"', html)) == 7
 
 
-def test_the_command_gives_the_same_configuration() -> None:
-    run = make_run(gains=GAINS, split_by="A column", learning_rate=1e-5, augment=False, resume=True)
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"split_by": "A column", "learning_rate": 1e-5, "augment": False, "resume": True},
+        {"profile": "cpu", "image_size": 96},
+        {"preset": "flora", "merge": "fold", "share": "site", "rating": "none"},
+    ],
+    ids=["keys", "profile", "preset"],
+)
+def test_the_command_gives_the_same_configuration(keys: dict[str, Any]) -> None:
+    run = make_run(gains=GAINS, **keys)
     command = overview.commands(run)[0][1]
-    typed = command.split("--run-config ")[1].strip("'")
-    keys = tomllib.loads(re.sub(r" (?=[a-z0-9-]+=)", "\n", typed))
-    again, before = RunConfig.from_flat(keys).to_flat(), run.config.to_flat()
-    assert {key for key in before if again[key] != before[key]} == {"run-dir", "resume"}
+    words = command.split("--run-config ")[1].strip("'")
+    typed = tomllib.loads(re.sub(r" (?=[a-z0-9-]+=)", "\n", words))
+    fused = {**RunConfig().to_flat(), **typed}
+    again, before = resolve_run(fused, typed).to_flat(), run.config.to_flat()
+    given = {"run-dir", *(key for key in ("resume", "profile") if key in keys)}
+    assert {key for key in before if again[key] != before[key]} == given
     assert again["run-dir"] != before["run-dir"]
 
 
