@@ -96,7 +96,7 @@ def test_an_import_from_above_and_a_circle_are_found(
         path.write_text(source)
     status, said = lint_imports(tmp_path)
     assert status == 1, said
-    (line,) = (line for line in said.splitlines() if line.endswith("BROKEN"))
+    (line,) = (line for line in said.splitlines() if "BROKEN" in line)
     assert broken in line
 
 
