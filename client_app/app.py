@@ -12,8 +12,8 @@ from flwr.common import log
 from cardiac.evaluation import Scores
 from client_app.assembly import NotHeldError, State, assemble, keep
 from client_app.guard import guard
+from client_app.settings import LimitError, SiteSettings
 from client_app.site import Site, open_site
-from client_app.site_settings import LimitError, SiteSettings
 from common import messages
 from common.adapter import Adapter, save_adapter, site_file
 from common.errors import UserError

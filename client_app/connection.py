@@ -9,7 +9,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 
-from client_app.site_settings import SiteSettings
+from client_app.settings import SiteSettings
 from common.errors import UserError
 from common.options import Check, Value, option, parse, read_toml, to_flat
 

@@ -16,7 +16,7 @@ from flwr.common import log
 
 from client_app.assembly import layer_shapes
 from client_app.audit import IN, OUT, PASSED, AuditLog, RequestId
-from client_app.site_settings import SiteSettings
+from client_app.settings import SiteSettings
 from common import messages, records
 from common.errors import UserError
 from common.messages import (

@@ -16,7 +16,7 @@ from cardiac.training import Trainer, training_slices
 from client_app import demo
 from client_app.assembly import State
 from client_app.memory import Memory, memory_folder
-from client_app.site_settings import SiteSettings
+from client_app.settings import SiteSettings
 from common import lora
 from common.adapter import Adapter
 from common.config import RunConfig

@@ -6,8 +6,8 @@ from pathlib import Path
 from flwr.supercore.address import is_port_in_use
 from safetensors import SafetensorError, safe_open
 
+from client_app.settings import SiteSettings
 from client_app.site import Site
-from client_app.site_settings import SiteSettings
 from common.config import RunConfig
 from common.console import console
 from common.errors import UserError

@@ -22,7 +22,7 @@ from packaging.utils import canonicalize_name
 
 from cli.main import app
 from client_app.connection import Connection, read_site
-from client_app.site_settings import SiteSettings
+from client_app.settings import SiteSettings
 from common.certificates import make_site_key
 from common.config import RunConfig
 from tests.composed import read_services

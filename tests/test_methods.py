@@ -24,8 +24,8 @@ from cardiac.splits import Split
 from client_app.app import app
 from client_app.assembly import State
 from client_app.memory import memory_folder
+from client_app.settings import SiteSettings
 from client_app.site import POOLED, Site, open_site
-from client_app.site_settings import SiteSettings
 from common import lora
 from common.adapter import Adapter, load_adapter
 from common.config import RunConfig

@@ -17,8 +17,8 @@ from torch import nn
 from cardiac.evaluation import Scores, evaluate
 from cardiac.scoring import load_model
 from cardiac.training import Trainer
+from client_app.settings import SiteSettings
 from client_app.site import Site
-from client_app.site_settings import SiteSettings
 from common import lora
 from common.adapter import site_file
 from common.config import RunConfig

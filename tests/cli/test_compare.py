@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 
 from cli.compare import compare
 from client_app import demo
+from client_app.settings import SiteSettings
 from client_app.site import Site
-from client_app.site_settings import SiteSettings
 from common import lora
 from common.adapter import save_adapter
 from common.config import RunConfig

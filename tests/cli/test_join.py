@@ -9,7 +9,7 @@ from flwr.common.config import parse_config_args
 from cli import join as joining
 from cli.join import join
 from client_app.connection import read_site
-from client_app.site_settings import SiteSettings
+from client_app.settings import SiteSettings
 from common.certificates import make_site_key
 from common.errors import UserError
 from common.options import Check, Value

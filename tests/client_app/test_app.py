@@ -14,8 +14,8 @@ from client_app.app import app
 from client_app.assembly import State
 from client_app.audit import read_audit
 from client_app.memory import OWN
+from client_app.settings import SiteSettings
 from client_app.site import Site
-from client_app.site_settings import SiteSettings
 from common import lora, messages, records
 from common.adapter import Adapter
 from common.config import RunConfig

@@ -10,8 +10,8 @@ from cardiac.datasets import read_cases
 from cardiac.preprocessing import load_frame
 from cardiac.splits import SPLITS, split_cases
 from client_app.assembly import State
+from client_app.settings import SiteSettings
 from client_app.site import Site
-from client_app.site_settings import SiteSettings
 from common.config import RunConfig
 from common.errors import UserError
 from common.model import file_sha256

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from client_app.site_settings import LimitError, SiteSettings
+from client_app.settings import LimitError, SiteSettings
 from common import messages
 from common.config import RunConfig
 from common.errors import UserError
