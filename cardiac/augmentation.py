@@ -1,10 +1,9 @@
-"""Random changes of a training slice, of the kind that carries segmentation across scanners.
+"""Augment training slices at random, so that a network copes with other scanners.
 
-Rotation, scale and shift of the heart in the image; contrast, brightness, noise, blur, lost
-resolution and coil shading of the scanner. The set and its strengths follow what the winning
-entries of the ACDC and M&Ms challenges report (Isensee et al. 2017; Full et al. 2020), with
-MONAI's transforms. Mirroring is left out: hearts have one handedness, and slices are read into
-one orientation.
+The heart is rotated, scaled and shifted; contrast, brightness, noise, blur, resolution and coil
+shading vary as between scanners. The set and its strengths follow the winning entries of the ACDC
+and M&Ms challenges (Isensee et al. 2017; Full et al. 2020). Slices are not mirrored: hearts have
+one handedness, and all slices are read into one orientation.
 """
 
 import math
@@ -31,20 +30,8 @@ KEYS = ("image", "label")
 def training_transform(image_size: int, augment: bool, seed: int) -> Compose:
     """Return the transform of one training slice.
 
-    Parameters
-    ----------
-    image_size
-        Side of the square that comes out, in pixels, around the slice's centre.
-    augment
-        Whether to change the slice at random; otherwise only crop or pad it.
-    seed
-        Seeds all that is random.
-
-    Returns
-    -------
-    Compose
-        Maps ``{"image": float32 (1, h, w), "label": uint8 (1, h, w)}`` to the same with
-        h = w = ``image_size``.
+    It maps ``{"image": float32 (1, h, w), "label": uint8 (1, h, w)}`` to a square around the
+    slice's centre with h = w = ``image_size``. Without ``augment`` it only crops or pads the slice.
     """
     if not augment:
         return Compose([ResizeWithPadOrCropd(KEYS, (image_size, image_size), mode="edge")])
@@ -81,7 +68,7 @@ def training_transform(image_size: int, augment: bool, seed: int) -> Compose:
 
 @contextmanager
 def plain_tensors() -> Iterator[None]:
-    """Turn off MONAI's metadata: slices have none, and to keep it takes half of the time here."""
+    """Turn off MONAI's metadata, which takes half of the time here and is not used."""
     before = get_track_meta()
     set_track_meta(False)
     try:

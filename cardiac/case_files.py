@@ -1,4 +1,4 @@
-"""One case: its image and its label read, held against each other, and in the project's labels."""
+"""Read a case's image and label, check them, and map the label onto the canonical labels."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -12,31 +12,25 @@ from cardiac.nifti import Stack, doubt_affine, doubt_intensities, read_stack
 from cardiac.view import lps_affine
 
 SHOWN = 4
-"""Values named of a label that may hold many."""
+"""Most unknown label values that a message lists."""
 
 
 @dataclass(frozen=True)
 class CaseFiles:
-    """What a case's files hold.
-
-    Attributes
-    ----------
-    image, label
-        As stored, with affines into LPS; None where they cannot be read.
-    canonical
-        (i, j, k) uint8, canonical labels on the image's grid; None where they are not known.
-    faults
-        What is wrong with them; an error stops training.
-    """
+    """What a case's files hold."""
 
     image: Stack | None
+    """The image as stored, with its affine into LPS; None where it cannot be read."""
     label: Stack | None
+    """The label file, in the same way."""
     canonical: np.ndarray | None
+    """(i, j, k) uint8, canonical labels on the image's grid; None where they are unknown."""
     faults: list[Fault]
+    """All that is wrong with the files."""
 
 
 def read_case(case: Case) -> CaseFiles:
-    """Read the files of a case past every fault."""
+    """Read the files of a case and collect their faults instead of stopping at one."""
     faults: list[Fault] = []
 
     def note(path: Path, found: Iterable[tuple[str, str]]) -> None:
@@ -44,9 +38,10 @@ def read_case(case: Case) -> CaseFiles:
 
     image, label = (_read(case, path, faults) for path in (case.image, case.label))
     canonical = None
+    differs = image is not None and label is not None and image.data.shape != label.data.shape
     if label is not None:
         note(case.label, doubt_affine(label))
-    if image is not None and label is not None and image.data.shape != label.data.shape:
+    if image is not None and label is not None and differs:
         text = f"shape {label.data.shape}, expected the image's {image.data.shape}"
         note(case.label, [("shape-differs", text)])
     if image is not None:
@@ -55,9 +50,7 @@ def read_case(case: Case) -> CaseFiles:
     if label is not None:
         found, canonical = to_canonical(label.data, case)
         note(case.label, found)
-        if image is not None and image.data.shape != label.data.shape:
-            canonical = None
-    return CaseFiles(image, label, canonical, faults)
+    return CaseFiles(image, label, None if differs else canonical, faults)
 
 
 def _read(case: Case, path: Path, faults: list[Fault]) -> Stack | None:
@@ -70,7 +63,7 @@ def _read(case: Case, path: Path, faults: list[Fault]) -> Stack | None:
 
 
 def to_canonical(stored: np.ndarray, case: Case) -> tuple[list[tuple[str, str]], np.ndarray | None]:
-    """Map a label's values onto ours, uint8; None, with the fault, where they are not known."""
+    """Map stored label values onto canonical labels, uint8; return faults, and None with them."""
     values = np.unique(stored)
     known = sorted(case.label_map)
     if not np.isin(values, known).all():
@@ -80,12 +73,12 @@ def to_canonical(stored: np.ndarray, case: Case) -> tuple[list[tuple[str, str]],
         code = "label-values" if whole else "label-not-whole"
         return [(code, f"label value {shown} is unknown; expected {known}")], None
     table = np.zeros(max(known) + 1, np.uint8)
-    for value, canonical in case.label_map.items():
-        table[value] = canonical
-    canonical_label: np.ndarray = table[stored.astype(int)]
-    if not canonical_label.any():
-        which = "" if case.frame_index is None else f"frame {case.frame_index} ({case.frame}) "
-        hint = "" if case.frame_index is None else "; frames are counted from 0"
-        text = f"{which}holds no structure, expected LV, MYO and RV{hint}"
-        return [("label-empty", text)], None
-    return [], canonical_label
+    for value, label in case.label_map.items():
+        table[value] = label
+    canonical: np.ndarray = table[stored.astype(int)]
+    if canonical.any():
+        return [], canonical
+    text = "holds no structure, expected LV, MYO and RV"
+    if case.frame_index is not None:
+        text = f"frame {case.frame_index} ({case.frame}) {text}; frames are counted from 0"
+    return [("label-empty", text)], None

@@ -17,19 +17,13 @@ from common.model import DOWNSAMPLING
 
 @dataclass(frozen=True)
 class Scores:
-    """Per structure (LV, MYO, RV) and case; NaN where the truth has no such structure.
-
-    Attributes
-    ----------
-    dice
-        (cases, 3)
-    hd95_mm
-        (cases, 3); empty when not asked for. A structure that was missed altogether counts as
-        the diagonal of the volume.
-    """
+    """Scores of each case and structure; NaN where the truth has no such structure."""
 
     dice: np.ndarray
+    """(cases, 3), in the order LV, MYO, RV."""
     hd95_mm: np.ndarray
+    """(cases, 3), or empty when not measured. A structure that was missed altogether counts as
+    the diagonal of the volume."""
 
     @property
     def cases(self) -> int:
@@ -50,8 +44,8 @@ class Scores:
 
 
 def _by_structure(values: np.ndarray) -> dict[str, float]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a structure that no case has is NaN
+    # The mean over no case at all is NaN, of which numpy warns
+    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
         means = np.nanmean(values, axis=0)
         mean = np.nanmean(np.nanmean(values, axis=1))
     return {**dict(zip(STRUCTURES, means.tolist(), strict=True)), "mean": float(mean)}
@@ -67,7 +61,10 @@ def predict_logits(model: nn.Module, image: Tensor, device: torch.device) -> Ten
 
 
 def _padding(size: int) -> int:
-    """Return what brings a side to a multiple the U-Net takes; its normalisation needs two."""
+    """Return the pixels that pad a side to a multiple of ``DOWNSAMPLING``, and to two at least.
+
+    Instance normalisation refuses a lowest level of one pixel.
+    """
     return max(-size % DOWNSAMPLING, 2 * DOWNSAMPLING - size)
 
 
@@ -83,18 +80,10 @@ def predict_labels(
 def evaluate(
     model: nn.Module, volumes: Iterable[Volume], device: torch.device, *, hd95: bool
 ) -> Scores:
-    """Segment volumes and compare with their labels on the native grid.
+    """Segment volumes and compare the result with their labels on the native grid.
 
-    Parameters
-    ----------
-    model
-        Put into evaluation mode and moved to ``device``.
-    volumes
-        What to segment.
-    device
-        Where to compute.
-    hd95
-        Whether to measure the 95th percentile of the Hausdorff distance as well (slower).
+    The model is moved to ``device`` and stays in evaluation mode. ``hd95`` asks for the 95th
+    percentile of the Hausdorff distance as well, which is slow.
     """
     model.to(device).eval()
     found, distances = [], []
@@ -108,20 +97,20 @@ def evaluate(
 
 
 def _one_hot(label: Tensor) -> Tensor:
-    """Return (1, 4, z, H, W) of labels (z, H, W)."""
+    """Return labels (z, H, W) as indicator functions (1, 4, z, H, W)."""
     return F.one_hot(label.long(), NUM_CLASSES).permute(3, 0, 1, 2)[None]
 
 
 def dice(prediction: Tensor, truth: Tensor) -> np.ndarray:
-    """Return Dice of LV, MYO and RV of labels (z, h, w); NaN where the truth has none."""
+    """Return the Dice (3,) of LV, MYO and RV for labels (z, h, w); NaN where the truth has none."""
     found: Tensor = compute_dice(_one_hot(prediction), _one_hot(truth), include_background=False)
     return found[0].numpy()
 
 
 def _hd95_mm(prediction: Tensor, truth: Tensor, spacing_mm: Tensor) -> np.ndarray:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # MONAI's note on an all-zero mask
-        warnings.simplefilter("ignore", FutureWarning)  # MONAI's note to itself
+        warnings.simplefilter("ignore", UserWarning)  # MONAI warns of an all-zero mask
+        warnings.simplefilter("ignore", FutureWarning)  # of a call that MONAI itself makes
         distance = compute_hausdorff_distance(
             _one_hot(prediction),
             _one_hot(truth),

@@ -13,118 +13,53 @@ from common.errors import UserError
 Severity = Literal["error", "warning", "info"]
 """error: training stops or learns wrong things; warning: probably wrong; info: worth knowing."""
 NAMED = 3
-"""Names given of a list that may be long."""
-SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
+"""Most names that a message lists."""
 
-CODES: dict[str, Severity] = {
-    # the folder and its index
-    "csv-missing": "error",
-    "csv-several": "error",
-    "csv-column": "error",
-    "csv-row": "warning",
-    "subject-twice": "error",
-    "folder-missing": "error",
-    "folder-several": "error",
-    "folder-unlisted": "warning",
-    "info-missing": "error",
-    "info-frame": "error",
-    "info-range": "warning",
-    "description-missing": "error",
-    "description-key": "error",
-    "label-names": "error",
-    "case-name": "error",
-    "case-unlisted": "warning",
-    "row-cell": "error",
-    "path-outside": "error",
-    "file-missing": "error",
-    "file-extra": "info",
-    # files
-    "file-unreadable": "error",
-    "not-3d": "error",
-    "frame-missing": "error",
-    "file-huge": "error",
-    "affine-degenerate": "error",
-    "check-failed": "error",
-    # the grid
-    "shape-differs": "error",
-    "affine-differs": "warning",
-    "spacing-header": "warning",
-    "spacing-unit": "warning",
-    "spacing-in-plane": "warning",
-    "spacing-uneven": "warning",
-    "spacing-slice": "warning",
-    "slice-axis": "error",
-    "slice-count": "warning",
-    "field-of-view": "warning",
-    "view-unsure": "info",
-    "view-turned": "warning",
-    "view-mirrored": "warning",
-    # the image
-    "image-not-finite": "error",
-    "image-constant": "error",
-    "image-few-values": "warning",
-    "image-clipped": "warning",
-    "slice-blank": "warning",
-    # the label
-    "label-values": "error",
-    "label-not-whole": "error",
-    "label-empty": "error",
-    "label-numbering": "error",
-    "structure-missing": "error",
-    "structure-pieces": "warning",
-    "structure-gap": "warning",
-    "structure-volume": "warning",
-    "label-stray": "warning",
-    "label-holes": "warning",
-    "label-cut": "warning",
-    "lv-uncovered": "warning",
-    "rv-apart": "warning",
-    "blood-dark": "warning",
-    # a patient's two frames
-    "frames-differ": "warning",
-    "frames-same": "error",
-    "labels-same": "warning",
-    "es-larger": "warning",
-    # patients and sites
-    "duplicate-image": "error",
-    "duplicate-label": "warning",
-    "split-leak": "error",
-    "column-missing": "error",
-    "column-empty": "warning",
-    "patient-sites": "error",
-    "vendor-unknown": "info",
-    "site-small": "error",
+_CODES_OF: dict[Severity, str] = {
+    "error": """
+        csv-missing csv-several csv-column subject-twice folder-missing folder-several
+        info-missing info-frame description-missing description-key label-names
+        case-name row-cell path-outside column-missing patient-sites site-small
+        file-missing file-unreadable file-huge not-3d frame-missing check-failed
+        affine-degenerate shape-differs slice-axis image-not-finite image-constant
+        label-values label-not-whole label-empty label-numbering structure-missing
+        frames-same duplicate-image split-leak
+    """,
+    "warning": """
+        csv-row folder-unlisted info-range case-unlisted column-empty
+        affine-differs spacing-header spacing-unit spacing-in-plane spacing-uneven spacing-slice
+        slice-count field-of-view view-turned view-mirrored
+        image-few-values image-clipped slice-blank
+        structure-pieces structure-gap structure-volume label-stray label-holes label-cut
+        lv-uncovered rv-apart blood-dark
+        frames-differ labels-same es-larger duplicate-label
+    """,
+    "info": "file-extra view-unsure vendor-unknown",
 }
-"""Every code; they are stable, so that scripts may rely on them."""
+CODES = {code: severity for severity, codes in _CODES_OF.items() for code in codes.split()}
+"""Severity of every code. Codes are stable, so that scripts may rely on them."""
+SEVERITIES = tuple(_CODES_OF)
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that is wrong, or worth knowing.
-
-    Attributes
-    ----------
-    code
-        A key of ``CODES``.
-    message
-        What was found and what was expected.
-    case
-        ``PATIENT FRAME``, a patient, or empty for the whole folder.
-    path
-        The file at fault, where it is one.
-    """
+    """One thing that is wrong, or worth knowing."""
 
     code: str
+    """A key of ``CODES``."""
     message: str
+    """What was found and what was expected."""
     case: str = ""
+    """``PATIENT FRAME``, a patient, or empty for the whole folder."""
     path: Path | None = None
+    """The file at fault; None where it is not one file."""
 
     def __post_init__(self) -> None:
         assert self.code in CODES, self.code
 
     @property
     def severity(self) -> Severity:
-        """How bad it is."""
+        """``error``, ``warning`` or ``info``, by the code."""
         return CODES[self.code]
 
     @property
@@ -143,13 +78,7 @@ class FaultError(UserError):
 
 
 def raise_first(faults: Iterable[Fault]) -> None:
-    """Stop at the first fault that is an error.
-
-    Raises
-    ------
-    FaultError
-        There is one.
-    """
+    """Raise a :class:`FaultError` for the first fault that is an error, if there is one."""
     for fault in faults:
         if fault.severity == "error":
             raise FaultError(fault)
@@ -168,7 +97,7 @@ def counts(faults: list[Fault]) -> dict[Severity, int]:
 
 
 def told(faults: list[Fault]) -> str:
-    """Return the counts in words: ``2 errors, 1 warning``; empty without faults."""
+    """Return the counts in words, such as ``2 errors, 1 warning``; empty without faults."""
     return ", ".join(
         f"{number} {severity}{'s' if number > 1 and severity != 'info' else ''}"
         for severity, number in counts(faults).items()
@@ -177,7 +106,7 @@ def told(faults: list[Fault]) -> str:
 
 
 def some(names: Iterable[str]) -> str:
-    """Return the first few of the names, and how many more there are."""
+    """Return the first ``NAMED`` names, and how many more there are."""
     names = list(names)
     rest = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return ", ".join(names[:NAMED]) + rest

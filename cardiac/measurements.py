@@ -1,7 +1,5 @@
-"""What ``predict`` measured: a row a frame, a row a case, as csv files and as a table."""
+"""Tables of what ``predict`` measured: volumes of each frame and function of each case."""
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,21 +9,24 @@ from rich.table import Table
 
 from cardiac.clinical import Function, HeartFunction, myo_mass_g
 from common.files import write_text
+from common.text import csv_text
 
 PLAUSIBLE_MYO_G = (20, 500)
-"""Mass of a left ventricle, from a child's to the most hypertrophic."""
-VENTRICLE_COLUMNS = ("EDV_ml", "ESV_ml", "SV_ml", "EF_percent")
+"""Mass of a left ventricle in g, from a child's to the most hypertrophic."""
 
 
 @dataclass(frozen=True)
 class FrameRow:
-    """One frame's volumes; ``frame`` counts from 1 within its file."""
+    """The volumes of one frame."""
 
     case: str
     file: Path
     frame: int
+    """Number of the frame within its file, from 1."""
     phase: str
+    """``ED``, ``ES`` or empty."""
     ml: Mapping[str, float]
+    """Volume of each structure by its name."""
 
     def cells(self) -> dict[str, str]:
         """Return the row of ``volumes.csv``."""
@@ -43,16 +44,15 @@ class FrameRow:
 
 @dataclass(frozen=True)
 class CaseRow:
-    """One case's function; frames count from 1 and are None where no cine was searched.
-
-    ``no_ef`` says why an ejection fraction is missing; it is empty where none is.
-    """
+    """The function of one case."""
 
     case: str
     ed_frame: int | None
+    """Number of the ED frame in its cine, from 1; None without a cine."""
     es_frame: int | None
     function: HeartFunction
     no_ef: str = ""
+    """Why an ejection fraction is missing; empty where none is."""
 
     def cells(self) -> dict[str, str]:
         """Return the row of ``function.csv``."""
@@ -68,7 +68,7 @@ class CaseRow:
         }
 
     def doubts(self) -> list[str]:
-        """Return what of these numbers cannot be a heart's: the labels must be wrong."""
+        """Return which numbers are impossible for a heart, so that the labels must be wrong."""
         sides = {"LV": self.function.lv, "RV": self.function.rv}
         found = [
             f"{name} is larger at ES than at ED"
@@ -82,39 +82,27 @@ class CaseRow:
 
 
 def _ventricle(name: str, function: Function) -> dict[str, str]:
-    values = (
-        function.edv_ml,
-        function.esv_ml,
-        function.stroke_volume_ml,
-        function.ejection_fraction_percent,
-    )
     return {
-        f"{name}_{column}": _number(value)
-        for column, value in zip(VENTRICLE_COLUMNS, values, strict=True)
+        f"{name}_EDV_ml": _number(function.edv_ml),
+        f"{name}_ESV_ml": _number(function.esv_ml),
+        f"{name}_SV_ml": _number(function.stroke_volume_ml),
+        f"{name}_EF_percent": _number(function.ejection_fraction_percent),
     }
 
 
 def _number(value: float) -> str:
-    """Return a number for a csv cell, nothing where it is unknown."""
+    """Return a number for a csv cell; empty for NaN."""
     return "" if math.isnan(value) else f"{value:.2f}"
 
 
 def save_tables(frames: Sequence[FrameRow], cases: Sequence[CaseRow], out: Path) -> None:
-    """Write ``volumes.csv`` and ``function.csv``; there must be a row for each."""
-    for name, rows in (("volumes.csv", frames), ("function.csv", cases)):
-        write_text(out / name, _csv([row.cells() for row in rows]))
-
-
-def _csv(rows: Sequence[Mapping[str, str]]) -> str:
-    text = io.StringIO()
-    table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    table.writeheader()
-    table.writerows(rows)
-    return text.getvalue()
+    """Write ``volumes.csv`` and ``function.csv``."""
+    write_text(out / "volumes.csv", csv_text([row.cells() for row in frames]))
+    write_text(out / "function.csv", csv_text([row.cells() for row in cases]))
 
 
 def function_table(cases: Sequence[CaseRow]) -> Table:
-    """Return the cases' function as a table for people."""
+    """Return a table of the cases' function for the console."""
     table = Table(title="Function (ml, EF in %, mass in g)")
     columns = [f"{v} {c}" for v in ("LV", "RV") for c in ("EDV", "ESV", "EF")]
     for name in ("case", *columns, "MYO"):

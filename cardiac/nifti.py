@@ -1,4 +1,4 @@
-"""NIfTI files: read whole, their spacing doubted, labels written in another file's geometry."""
+"""Read NIfTI files, check what they hold, and write labels in an image's geometry."""
 
 import gzip
 import math
@@ -18,47 +18,39 @@ from common.files import replace_file
 from common.labels import NUM_CLASSES
 
 IN_PLANE_MM = (0.5, 3.0)
+"""Least and most plausible in-plane spacing."""
 SLICE_MM = (2.0, 20.0)
-"""What short-axis spacings lie within; slices count from the middle of one to the next."""
+"""Least and most plausible spacing from the middle of one slice to the middle of the next."""
 TOLERANCE = 0.01
-"""How far, relatively, the pixdim and the affine of a header may differ."""
+"""Largest relative difference between spacings that should be equal."""
 UNITS = {0: "unknown", 2: "mm", 1: "metre", 3: "micrometre"}
-"""Names of NIfTI's spatial units; M&Ms-2 leaves them unknown and means mm."""
+"""Names of NIfTI's spatial units. M&Ms-2 leaves the unit unknown and means mm."""
 TRUSTED_UNITS = ("unknown", "mm")
 MOST_VOXELS = 512 * 512 * 512
-"""A header that promises more is broken, or is not a short-axis stack; decoding it would swap."""
+"""Most voxels of a frame. A larger one is a broken header or no short-axis stack, and decoding it
+could exhaust the memory."""
 GEOMETRY = (
     *("pixdim", "xyzt_units", "toffset", "dim_info", "qform_code", "sform_code"),
     *("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
     *("srow_x", "srow_y", "srow_z"),
 )
 """Header fields that say where voxels lie in space and time."""
-
-
 Found = Iterator[tuple[str, str]]
-"""Codes and messages of faults."""
+"""Faults as pairs of code and message."""
 
 
 @dataclass(frozen=True)
 class Stack:
-    """A decoded file.
-
-    Attributes
-    ----------
-    data
-        (i, j, k) float32; (i, j, k, t) where four axes were accepted and found.
-    affine
-        (4, 4), into the axes that the file is said to hold.
-    header
-        As it is in the file; nibabel puts 1 where a spacing is 0.
-    image
-        As nibabel read it, for its geometry.
-    """
+    """A decoded file."""
 
     data: np.ndarray
+    """(i, j, k) float32, or (i, j, k, t) of a cine."""
     affine: np.ndarray
+    """(4, 4), as in the file or turned into LPS by whoever knows its axes."""
     header: Any
+    """The header as it is in the file, see :func:`raw_header`."""
     image: Any
+    """nibabel's image, for its geometry."""
 
     @property
     def spacing_mm(self) -> np.ndarray | None:
@@ -73,20 +65,13 @@ class Stack:
 def read_stack(path: Path, frame_index: int | None = None, *, cine: bool = False) -> Stack:
     """Read a NIfTI file to its end.
 
-    Parameters
-    ----------
-    path
-        A file of three axes, unless one of the next two says otherwise.
-    frame_index
-        Which frame to take of a file of four axes; None for a file of three.
-    cine
-        Whether to take all frames of a file that has four axes.
+    The file must have three axes; with ``frame_index`` it must have four, of which that frame is
+    taken, and with ``cine`` it may have four, of which all frames are taken.
 
     Raises
     ------
     FaultError
-        The file is missing or unreadable, has other axes or not that frame, or is too large to be
-        a stack of slices.
+        The file is missing or unreadable, has other axes, lacks the frame, or is too large.
     """
     check_there(path)
     try:
@@ -99,23 +84,16 @@ def read_stack(path: Path, frame_index: int | None = None, *, cine: bool = False
             return Stack(data.astype(np.float32), np.array(image.affine, float), header, image)
     except FaultError:
         raise
-    except Exception as error:  # from EOFError to MemoryError, as the bytes will have it
+    except Exception as error:  # broken bytes can raise anything from EOFError to MemoryError
         raise _unreadable(path, error) from None
 
 
 def check_there(path: Path, frame_index: int | None = None) -> None:
-    """Refuse a file that is not there, or whose header says that it has no such frame.
-
-    Raises
-    ------
-    FaultError
-        See :func:`read_stack`.
-    """
+    """Raise a :class:`FaultError` where a file is missing or its header says it lacks the frame."""
     if not path.is_file():
         near = sorted(other.name for other in path.parent.glob(path.name.split(".")[0] + ".*"))
-        raise FaultError(
-            Fault("file-missing", "missing" + (f"; found {near[0]}" if near else ""), path=path)
-        )
+        text = f"missing; found {near[0]}" if near else "missing"
+        raise FaultError(Fault("file-missing", text, path=path))
     if frame_index is not None:
         _check_shape(path, raw_header(path).get_data_shape(), frame_index)
 
@@ -123,33 +101,28 @@ def check_there(path: Path, frame_index: int | None = None) -> None:
 def _check_shape(
     path: Path, shape: tuple[int, ...], frame_index: int | None, *, cine: bool = False
 ) -> None:
-    wrong = len(shape) not in ((3, 4) if cine else (3,)) or 0 in shape
+    code, text = "", f"has shape {shape}"
     if frame_index is not None:
         if len(shape) != 4 or 0 in shape or frame_index >= shape[3]:
-            frames = f", frames 0 to {shape[3] - 1}" if len(shape) == 4 else ""
-            text = (
-                f"has shape {shape}{frames}, expected four dimensions (x, y, z, time) and frame "
-                f"{frame_index} among them"
-            )
-            raise FaultError(Fault("frame-missing", text, path=path))
-    elif wrong:
-        expected = "three or four" if cine else "three"
-        text = f"has shape {shape}, expected {expected} dimensions"
-        raise FaultError(Fault("not-3d", text, path=path))
-    if math.prod(shape[:3]) > MOST_VOXELS:
-        raise FaultError(
-            Fault("file-huge", f"has shape {shape}, expected a stack of slices", path=path)
-        )
+            code = "frame-missing"
+            text += f", frames 0 to {shape[3] - 1}" if len(shape) == 4 else ""
+            text += f", expected four dimensions (x, y, z, time) and frame {frame_index} among them"
+    elif len(shape) not in ((3, 4) if cine else (3,)) or 0 in shape:
+        code, text = "not-3d", f"{text}, expected three{' or four' if cine else ''} dimensions"
+    if not code and math.prod(shape[:3]) > MOST_VOXELS:
+        code, text = "file-huge", f"{text}, expected a stack of slices"
+    if code:
+        raise FaultError(Fault(code, text, path=path))
 
 
 def doubt_affine(stack: Stack) -> Found:
-    """Yield a fault where an affine does not say where voxels lie."""
+    """Yield a fault where the affine does not say where voxels lie."""
     if stack.spacing_mm is None:
         yield "affine-degenerate", "the affine is degenerate, spacing and orientation are unknown"
 
 
 def doubt_intensities(image: np.ndarray) -> Found:
-    """Yield a fault where nothing can be seen in an image."""
+    """Yield a fault where intensities are not finite or all equal."""
     if bad := int(np.count_nonzero(~np.isfinite(image))):
         yield "image-not-finite", f"{bad} values are NaN or infinite, expected finite intensities"
     elif image.min() == image.max():
@@ -157,28 +130,24 @@ def doubt_intensities(image: np.ndarray) -> Found:
 
 
 def doubt_header(stack: Stack) -> Found:
-    """Yield where a header's millimetres cannot be trusted; the affine must not be degenerate."""
+    """Yield faults of a header whose spacing or unit of length cannot be trusted."""
     unit = UNITS.get(code := int(stack.header["xyzt_units"]) % 8, f"code {code}")
     pixdim = np.abs(stack.header["pixdim"][1:4].astype(float))
-    found_mm, spacing_mm = f"pixdim is {by(pixdim)}", stack.spacing_mm
+    found, spacing_mm = f"pixdim is {by(pixdim)}", stack.spacing_mm
     if unit not in TRUSTED_UNITS:
         yield "spacing-unit", f"the header's unit of length is {unit}, expected mm"
     if not (np.isfinite(pixdim).all() and pixdim.all()):
-        yield "spacing-header", f"{found_mm}, expected a spacing above zero along every axis"
+        yield "spacing-header", f"{found}, expected a spacing above zero along every axis"
     elif (pixdim == 1).all() and not (stack.header["qform_code"] or stack.header["sform_code"]):
-        yield (
-            "spacing-header",
-            f"{found_mm} and neither qform nor sform is set, expected a header filled in",
-        )
+        text = f"{found} and neither qform nor sform is set, expected a header filled in"
+        yield "spacing-header", text
     elif spacing_mm is not None and not np.allclose(pixdim, spacing_mm, rtol=TOLERANCE, atol=0):
-        yield (
-            "spacing-header",
-            f"{found_mm}, but the affine's spacing is {by(spacing_mm)}, expected one and the same",
-        )
+        text = f"{found}, but the affine's spacing is {by(spacing_mm)}, expected one and the same"
+        yield "spacing-header", text
 
 
 def doubt_spacing(spacing_mm: np.ndarray) -> Found:
-    """Yield where a spacing (3,) is not that of short-axis slices."""
+    """Yield faults of a spacing (3,) that is implausible for short-axis slices."""
     for code, name, values, (low, high) in (
         ("spacing-in-plane", "in-plane spacing", spacing_mm[:2], IN_PLANE_MM),
         ("spacing-slice", "spacing of slices (the third axis)", spacing_mm[2:], SLICE_MM),
@@ -188,21 +157,21 @@ def doubt_spacing(spacing_mm: np.ndarray) -> Found:
 
 
 def count_frames(path: Path) -> int:
-    """Return how many frames a file says it has, 1 where it says nothing that can be read."""
+    """Return the number of frames in a file's header; 1 where the header cannot be read."""
     try:
         shape = raw_header(path).get_data_shape()
-    except FaultError:  # it is said when the file is read
+    except FaultError:  # reported when the file is read
         return 1
     return int(shape[3]) if len(shape) == 4 else 1
 
 
 def raw_header(path: Path) -> Any:
-    """Return the header as it is in the file; nibabel puts 1 where a spacing is 0.
+    """Return the header as it is in the file; nibabel's own reader replaces a spacing of 0 by 1.
 
     Raises
     ------
     FaultError
-        It is not NIfTI.
+        The file is not NIfTI.
     """
     kinds = (nib.Nifti1Header, nib.Nifti2Header)
     try:
@@ -223,22 +192,21 @@ def _unreadable(path: Path, error: Exception) -> FaultError:
 
 
 def by(spacing: np.ndarray) -> str:
-    """Return a spacing for people: ``1.25 × 1.25 × 10``."""
+    """Return a spacing as text, such as ``1.25 × 1.25 × 10``."""
     return " × ".join(f"{value:.4g}" for value in spacing)
 
 
 def write_labels(labels: np.ndarray, like: Any, label_map: Mapping[int, int], path: Path) -> None:
-    """Write labels as uint8 where another file's voxels lie.
+    """Write labels as uint8 in the geometry of an image.
 
     Parameters
     ----------
     labels
-        Canonical labels on the voxels of ``like``, in its shape.
+        Canonical labels in the shape of ``like``.
     like
-        The image, as nibabel read it. Nothing but its geometry is taken over: what else a header
-        may hold (a patient's name, a scaling) is not ours to copy.
+        nibabel's image. Only its geometry is copied: its header may also hold a patient's name.
     label_map
-        Canonical label of each value in the file, as ``cardiac.datasets`` has it.
+        Canonical label of each value to write, as in :class:`cardiac.datasets.Case`.
     path
         ``.nii.gz`` file to write.
     """

@@ -10,16 +10,16 @@ from common.files import replace_file
 from common.labels import LV, MYO, RV
 
 COLORS = {LV: (255, 77, 77), MYO: (64, 224, 96), RV: (77, 160, 255)}
-"""RGB by label; told apart with red-green blindness by their order from inside to outside."""
+"""RGB by label. Viewers with red-green blindness tell LV and MYO apart by their position."""
 GREY_PERCENTILES = (1, 99)
 PAPER = 24
-"""Grey of what lies between pictures."""
+"""Grey level of the background between pictures."""
 
 
 def to_grey(image: np.ndarray) -> np.ndarray:
     """Return intensities of a slice or volume as uint8, stretched from its 1st to 99th percentile.
 
-    Values that are not finite come out black; an image without contrast comes out black.
+    Values that are not finite become black, as does an image without contrast.
     """
     known = image[np.isfinite(image)]
     low, high = np.percentile(known, GREY_PERCENTILES) if known.size else (0, 0)
@@ -39,22 +39,17 @@ def outline(mask: np.ndarray) -> np.ndarray:
 
 
 def overlay(grey: np.ndarray, *labels: np.ndarray, scale: int = 2) -> np.ndarray:
-    """Draw outlines of structures on a slice.
+    """Draw outlines of structures on a slice and return RGB (h · scale, w · scale, 3) uint8.
 
     Parameters
     ----------
     grey
         (h, w) uint8, see :func:`to_grey`.
     labels
-        (h, w) canonical labels. The first is drawn in full colour; a second one, the truth,
-        in white under it, so that white is left where the two differ.
+        (h, w) canonical labels. The first is drawn in colour; a second one, the truth, in white
+        under it, so that white remains where the two differ.
     scale
-        Screen pixels of a pixel's side; outlines are one screen pixel wide.
-
-    Returns
-    -------
-    ndarray
-        (h · scale, w · scale, 3) uint8.
+        Screen pixels on the side of an image pixel; outlines are one screen pixel wide.
     """
     block = np.ones((scale, scale), np.uint8)
     picture = np.repeat(np.kron(grey, block)[..., None], 3, axis=2)
@@ -68,18 +63,15 @@ def overlay(grey: np.ndarray, *labels: np.ndarray, scale: int = 2) -> np.ndarray
 def montage(
     pictures: Sequence[np.ndarray], columns: int, captions: Sequence[str] | None = None
 ) -> np.ndarray:
-    """Set pictures (h, w, 3) of any sizes side by side, row after row, each under its caption."""
+    """Arrange pictures (h, w, 3) of any sizes in rows, each under its caption."""
     height = max(picture.shape[0] for picture in pictures)
     width = max(picture.shape[1] for picture in pictures)
     line = 16 if captions else 0
     columns = max(1, min(columns, len(pictures)))
     rows = -(-len(pictures) // columns)
     gap = 2
-    sheet = Image.new(
-        "RGB",
-        (columns * (width + gap) + gap, rows * (height + line + gap) + gap),
-        (PAPER, PAPER, PAPER),
-    )
+    size = columns * (width + gap) + gap, rows * (height + line + gap) + gap
+    sheet = Image.new("RGB", size, (PAPER, PAPER, PAPER))
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
     for number, picture in enumerate(pictures):
         left = gap + number % columns * (width + gap)

@@ -1,5 +1,7 @@
-"""From NIfTI files to slices of one orientation, spacing and intensity scale, once and cached."""
+"""Prepare cases for the network: one orientation, spacing and intensity scale, kept in a cache."""
 
+import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from monai.data import PersistentDataset
 from monai.transforms import Compose, Transform
 from torch import Tensor
 
@@ -14,13 +17,11 @@ from cardiac.case_files import read_case
 from cardiac.datasets import Case
 from cardiac.faults import raise_first
 from cardiac.view import to_view, view_spacing_mm
-from cardiac.volume_cache import VolumeCache, item_hash
 from common.errors import UserError
 from common.labels import NUM_CLASSES
 
 VERSION = 1
 """Part of the cache key; raise it when the meaning of what is cached changes."""
-
 CLIP_PERCENTILES = (0.5, 99.5)
 
 
@@ -41,13 +42,13 @@ class Volume(dict[str, Tensor]):
 
 
 def load_frame(case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Read and check a case in the standard view.
+    """Read a case in the standard view.
 
     Returns
     -------
     image : ndarray (z, H, W), float32
     label : ndarray (z, H, W), uint8, canonical labels
-    spacing_mm : ndarray (3,) along (z, H, W)
+    spacing_mm : ndarray (3,), float32, along (z, H, W)
 
     Raises
     ------
@@ -90,28 +91,23 @@ def network_size(size: Sequence[int], spacing_mm: Sequence[float], target_mm: fl
 
 
 def network_slices(view: np.ndarray, native_mm: np.ndarray, spacing_mm: float) -> Tensor:
-    """Return what the network sees of a frame.
+    """Return the network's input (z, 1, h, w) for a frame, standardised over the frame.
 
     Parameters
     ----------
     view
         (z, H, W) float32 intensities in the standard view.
     native_mm
-        (3,) its spacing along (z, H, W).
+        Spacing (3,) of ``view`` along (z, H, W).
     spacing_mm
         In-plane spacing of the network's grid.
-
-    Returns
-    -------
-    Tensor
-        (z, 1, h, w) float32, standardised over the frame.
     """
     size = network_size(view.shape[1:], native_mm[1:].tolist(), spacing_mm)
     return resample(torch.from_numpy(standardise(view))[:, None], size)
 
 
 class _Prepare(Transform):  # type: ignore[misc]
-    """Read one case and prepare it; the deterministic part that is cached."""
+    """Read and prepare one case."""
 
     def __init__(self, spacing_mm: float) -> None:
         self.spacing_mm = spacing_mm
@@ -138,20 +134,34 @@ class _Prepare(Transform):  # type: ignore[misc]
         }
 
 
+class VolumeCache(PersistentDataset):  # type: ignore[misc]
+    """MONAI's dataset on disk that also computes anew what a killed process left half-written.
+
+    MONAI moves its files into place, which between file systems is a copy that can be interrupted.
+    """
+
+    def _cachecheck(self, item: dict[str, Any]) -> Any:
+        try:
+            return super()._cachecheck(item)
+        except (RuntimeError, EOFError, OSError):  # what torch raises for a broken file
+            file = self.cache_dir and self.cache_dir / f"{self.hash_func(item).decode()}.pt"
+            if not (file and file.is_file()):  # then the item itself cannot be prepared
+                raise
+            file.unlink()
+            return super()._cachecheck(item)
+
+
+def _item_hash(item: object) -> bytes:
+    """Return the name of an item's cache file: a hash of its JSON."""
+    return hashlib.sha256(json.dumps(item, sort_keys=True).encode()).hexdigest().encode()
+
+
 def volumes(cases: Iterable[Case], spacing_mm: float, cache_dir: Path | None) -> VolumeCache:
-    """Return the prepared volumes of ``cases``, computed once and kept in ``cache_dir``.
+    """Return the prepared volumes of ``cases``, each computed when it is first asked for.
 
-    The cache key holds all that a volume depends on: the files with their size and time, the
-    frame of 4-D files, the label map, the spacing and the version of this code.
-
-    Parameters
-    ----------
-    cases
-        What to read.
-    spacing_mm
-        In-plane spacing of the network's grid.
-    cache_dir
-        Where to keep prepared volumes; None to compute them at every access.
+    They are kept in ``cache_dir``; with None they are computed at every access. The cache key
+    holds all that a volume depends on: the files with their size and time, the frame of 4-D
+    files, the label map, the axes, the spacing of the network's grid and ``VERSION``.
     """
     items = [
         {
@@ -162,13 +172,13 @@ def volumes(cases: Iterable[Case], spacing_mm: float, cache_dir: Path | None) ->
             "label_map": {str(value): label for value, label in case.label_map.items()},
             "stamp": [stamp(case.image), stamp(case.label)],
             "prepare": [VERSION, spacing_mm],
-            # Where these say nothing they are left out, which keeps what is cached valid
+            # Left out at their defaults, so that older caches stay valid
             **({} if case.axes == "LPS" else {"axes": case.axes}),
             **({} if case.frame_index is None else {"frame_index": case.frame_index}),
         }
         for case in cases
     ]
-    return VolumeCache(items, Compose([_Prepare(spacing_mm)]), cache_dir, hash_func=item_hash)
+    return VolumeCache(items, Compose([_Prepare(spacing_mm)]), cache_dir, hash_func=_item_hash)
 
 
 def load_volume(dataset: VolumeCache, index: int) -> Volume:
@@ -177,11 +187,11 @@ def load_volume(dataset: VolumeCache, index: int) -> Volume:
     Raises
     ------
     UserError
-        The case's files are at fault (see :func:`load_frame`).
+        The case's files have a fault, see :func:`load_frame`.
     """
     try:
         return Volume(dataset[index])
-    except RuntimeError as error:  # MONAI wraps what a transform raises
+    except RuntimeError as error:  # MONAI's wrapper around what a transform raises
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, UserError):
             cause = cause.__cause__
@@ -191,6 +201,6 @@ def load_volume(dataset: VolumeCache, index: int) -> Volume:
 
 
 def stamp(path: Path) -> list[int]:
-    """Return a file's size and time of change, which tell it from one that took its place."""
+    """Return a file's size and time of change, which differ when the file was replaced."""
     status = path.stat()
     return [status.st_size, status.st_mtime_ns]

@@ -1,9 +1,8 @@
-"""Pretraining of a base model on one data folder, resumable after every epoch."""
+"""Pretrain a base model on one data folder; an interrupted pretraining can be resumed."""
 
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -17,29 +16,31 @@ from common.config import RunConfig
 from common.errors import UserError
 from common.files import replace_file
 from common.model import build_unet, save_base
+from common.options import to_flat
 from common.seeding import derive_seed
 
 Report = Callable[[str, int, int, float], None]
-"""Called with (what is being done, steps done, steps in all, loss)."""
+"""Called with the name of the work, steps done, steps in all and the loss."""
 
 
 def pretrain(data_dir: Path, out: Path, config: RunConfig, report: Report) -> tuple[str, Scores]:
-    """Train all weights of a U-Net on nine tenths of a folder's patients and write its file.
+    """Train a U-Net on a folder's patients, without a tenth held out, and write the base file.
 
-    An interrupted pretraining goes on from ``OUT.partial``, the state after the last whole epoch,
-    and ends at the same weights as an unbroken one. It is left out when the settings changed.
+    ``OUT.partial`` keeps the state after every epoch. An interrupted pretraining resumes from it
+    and ends at the same weights as an unbroken one; it begins again where the data or a setting
+    that affects the weights has changed.
 
     Returns
     -------
     sha256 : str
-        The base file's fingerprint.
+        Fingerprint of the base file.
     scores : Scores
-        Dice on the tenth that was not trained on.
+        Dice on the held-out patients.
 
     Raises
     ------
     UserError
-        The data cannot be used.
+        The data have a fault or too few patients.
     """
     cases = read_cases(data_dir, config.data.affine_axes)
     try:
@@ -75,15 +76,20 @@ def pretrain(data_dir: Path, out: Path, config: RunConfig, report: Report) -> tu
 
 
 def _key(config: RunConfig, cases: Sequence[Case]) -> str:
-    """Fingerprint of all that the weights depend on."""
-    files = [[c.name, c.frame_index, stamp(c.image), stamp(c.label)] for c in cases]
-    content = [config.model.features, asdict(config.train), config.seed, config.data.spacing_mm]
+    """Return a fingerprint of the data and of all settings that affect the weights."""
+    files = [
+        [c.name, c.axes, c.frame_index, list(c.label_map.items()), stamp(c.image), stamp(c.label)]
+        for c in cases
+    ]
+    affects = config.keys_that_affect("result")
+    train = {key: value for key, value in to_flat(config.train).items() if key in affects}
+    content = [config.model.features, train, config.seed, config.data.spacing_mm]
     content += [config.data.split_seed, files]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def _restore(trainer: Trainer, partial: Path, key: str) -> int:
-    """Restore the state of an interrupted pretraining; return the epochs that it had done."""
+    """Restore the state of an interrupted pretraining and return its number of whole epochs."""
     if not partial.is_file():
         return 0
     saved = torch.load(partial, weights_only=True)

@@ -1,4 +1,4 @@
-"""Scores of a model on every case of a data folder, grouped by site."""
+"""Score a model on every case of a data folder, by site."""
 
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ def load_model(base: Path, adapter: Path | None, config: RunConfig) -> torch.nn.
 
 
 def site_groups(data: Path, column: str | None, axes: str = "LPS") -> dict[str, list[Case]]:
-    """Return the cases of a folder by site; ``all`` where nothing says whose they are.
+    """Return the cases of a folder by site, or as one site ``all`` where nothing names sites.
 
     Raises
     ------
@@ -59,13 +59,13 @@ def score_folder(
     config: RunConfig,
     report: Advance,
 ) -> dict[str, Any]:
-    """Score every group's cases of a split (None for all).
+    """Score the cases of a split, or all with None, in every group.
 
     Returns
     -------
     dict
-        ``{"groups": {NAME: {"cases": n, "dice": {…}, "hd95_mm": {…}}}, "mean": {…}}``; ``mean``
-        is over all cases.
+        ``{"groups": {NAME: {"cases": n, "dice": {…}, "hd95_mm": {…}}}, "mean": {…}}``, where
+        ``mean`` is over all cases.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Segment one scan: a frame or a cine in, labels on its own voxels out."""
+"""Segment one scan, a frame or a cine, on the voxels of its file."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -27,43 +27,34 @@ from common.errors import UserError
 from common.labels import NUM_CLASSES
 
 SLICES_AT_ONCE = 32
-"""Bounds the memory that a frame of many slices takes in the network."""
+"""Most slices in one pass of the network, which bounds its memory."""
 
 
 @dataclass(frozen=True)
 class Scan:
-    """A short-axis image: one frame, or a cine of many.
-
-    Attributes
-    ----------
-    path
-        Its file.
-    data
-        (i, j, k, t) float32 intensities as stored; t is 1 where the file has three axes.
-    image
-        As nibabel read it, for its geometry.
-    axes
-        What its affine's first two axes are, ``LPS`` or ``RAS``.
-    """
+    """A short-axis image: one frame, or a cine of many."""
 
     path: Path
     data: np.ndarray
+    """(i, j, k, t) float32 intensities as stored; t is 1 where the file has three axes."""
     image: Any
+    """nibabel's image, for its geometry."""
     axes: str = "LPS"
+    """Axes that the file's affine leads into, ``LPS`` or ``RAS``; see ``cardiac.view``."""
 
     @property
     def frames(self) -> int:
-        """Number of frames."""
+        """The number of frames, t."""
         return int(self.data.shape[3])
 
     @property
     def affine(self) -> np.ndarray:
-        """(4, 4) of the first three axes, into LPS."""
+        """The affine (4, 4) of the first three axes, into LPS."""
         return lps_affine(np.asarray(self.image.affine), self.axes)
 
     @property
     def spacing_mm(self) -> np.ndarray:
-        """(3,) spacing of the standard view along (z, H, W)."""
+        """The spacing (3,) of the standard view along (z, H, W)."""
         return view_spacing_mm(self.affine)
 
     def view(self, frame: int) -> np.ndarray:
@@ -71,26 +62,18 @@ class Scan:
         return to_view(self.data[..., frame], self.affine)
 
     def view_of(self, labels: np.ndarray, frame: int) -> np.ndarray:
-        """Return one frame (z, H, W) in the standard view of labels (i, j, k, t)."""
+        """Return one frame of labels (i, j, k, t) in the standard view (z, H, W)."""
         return to_view(labels[..., frame], self.affine)
 
 
 def read_scan(path: Path, *, any_spacing: bool = False, axes: str = "LPS") -> Scan:
-    """Read an image to segment.
-
-    Parameters
-    ----------
-    path
-        NIfTI file with three axes, or four where the last is time.
-    any_spacing
-        Whether to believe whatever spacing the header has.
-    axes
-        See :class:`Scan`.
+    """Read an image to segment, of three axes or of four where the last is time.
 
     Raises
     ------
     UserError
-        The file is unreadable, its spacing is not to be trusted, or a frame shows nothing.
+        The file is unreadable, a frame shows nothing, or the spacing is implausible and
+        ``any_spacing`` does not accept it.
     """
     stack = read_stack(path, cine=True)
     raise_first(Fault(code, text, path=path) for code, text in doubt_affine(stack))
@@ -115,27 +98,24 @@ def segment(
     largest: bool = False,
     advance: Callable[[], None] | None = None,
 ) -> np.ndarray:
-    """Segment every frame of a scan by itself, exactly as ``evaluate`` does.
+    """Return canonical labels (i, j, k, t) uint8 of a scan, each frame segmented by itself.
+
+    The computation is that of :func:`cardiac.evaluation.evaluate`.
 
     Parameters
     ----------
     model
-        Put into evaluation mode and moved to ``device``.
+        The network; moved to ``device`` and left in evaluation mode.
     scan
-        What to segment.
+        The image.
     spacing_mm
         In-plane spacing of the network's grid.
     device
-        Where to compute.
+        Device to compute on.
     largest
         Whether to keep only the largest connected part of each structure.
     advance
         Called after every frame.
-
-    Returns
-    -------
-    ndarray
-        (i, j, k, t) uint8, canonical labels on the file's own voxels.
     """
     model.to(device).eval()
     labels = np.zeros(scan.data.shape, np.uint8)
@@ -154,7 +134,7 @@ def segment(
 def largest_parts(labels: np.ndarray) -> np.ndarray:
     """Keep the largest connected part of each structure in 3-D; the rest becomes background.
 
-    Voxels that share a face, an edge or a corner are of one part.
+    Voxels that share a face, an edge or a corner belong to one part.
     """
     keep = KeepLargestConnectedComponent(range(1, NUM_CLASSES), connectivity=3)
     kept = keep(torch.from_numpy(labels)[None])[0]  # (z, H, W) -> (1, z, H, W) and back

@@ -1,7 +1,4 @@
-"""Train, validation and test patients of a site: 8:1:1, and never moved by newcomers.
-
-An experiment may go on with fewer of them.
-"""
+"""Split a site's patients 8:1:1 into train, validation and test."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,16 +13,15 @@ MIN_PATIENTS = 3
 
 
 def split_patients(patients: Iterable[str], seed: int) -> dict[Split, list[str]]:
-    """Divide patients 8:1:1 by a hash of (seed, patient).
+    """Divide patients 8:1:1 by a hash of (seed, patient) in [0, 1).
 
-    Each patient falls below 0.1 (test), below 0.2 (validation) or above (train) on their own, so
-    adding patients moves nobody. Where a small site would be left with an empty split, the
-    patient nearest to it by hash fills the place.
+    A hash below 0.1 means test, below 0.2 validation, otherwise train, so new patients move
+    nobody. Where a split of a small site would be empty, it gets the patient with the nearest hash.
 
     Raises
     ------
     UserError
-        There are fewer than three patients, too few for three splits.
+        There are fewer than three patients.
     """
     position = {patient: _position(patient, seed) for patient in set(patients)}
     order = sorted(position, key=lambda patient: position[patient])
@@ -45,13 +41,7 @@ def split_patients(patients: Iterable[str], seed: int) -> dict[Split, list[str]]
 
 
 def split_cases(cases: Sequence[Case], seed: int) -> dict[Split, list[Case]]:
-    """Divide a site's cases by patient, so that a patient's frames stay together.
-
-    Raises
-    ------
-    UserError
-        See :func:`split_patients`.
-    """
+    """Divide a site's cases as :func:`split_patients` does; a patient's frames stay together."""
     patients = split_patients((case.patient for case in cases), seed)
     return {
         split: [case for case in cases if case.patient in set(patients[split])] for split in SPLITS
@@ -66,26 +56,26 @@ def restrict(
     validate_on: str = "",
     seed: int,
 ) -> dict[Split, list[Case]]:
-    """Leave out patients of a site, who then take no part; test patients all stay.
+    """Keep fewer training and validation patients of a site, and all test patients.
 
-    Patients are kept by the order of their hash, so six of them are the three and three more.
+    Patients are kept in the order of their hash, so a larger number keeps the same ones and more.
 
     Parameters
     ----------
     splits
-        Of :func:`split_cases`.
+        What :func:`split_cases` returned.
     train_patients, val_patients
-        How many to keep at most; 0 for all.
+        Most patients to keep; 0 for all.
     validate_on
-        ``COLUMN=VALUE``: only validation patients of whom the data set says this; empty for all.
-        The column's case does not matter.
+        ``COLUMN=VALUE`` keeps only validation patients with this value; empty for all. Upper and
+        lower case of the column do not matter.
     seed
-        The one that they were split by.
+        Seed that the patients were split by.
 
     Raises
     ------
     UserError
-        ``validate_on`` is not of that form, no column is called so, or nobody is left.
+        ``validate_on`` has another form or names an unknown column, or keeps nobody.
     """
     validated = _having(splits["val"], validate_on) if validate_on else splits["val"]
     return {
@@ -102,26 +92,24 @@ def _having(cases: Sequence[Case], wanted: str) -> list[Case]:
     for case in cases:
         if column not in case.info:
             known = ", ".join(sorted(case.info)) or "none"
-            raise UserError(
-                f"validate-on: no column {column!r} (patient {case.patient}); found {known}"
-            )
+            text = f"validate-on: no column {column!r} (patient {case.patient}); found {known}"
+            raise UserError(text)
     kept = [case for case in cases if case.info[column] == value]
     if not kept:
-        found = ", ".join(sorted({case.info[column] for case in cases}))
-        raise UserError(
-            f"validate-on: no validation patient has {column} {value!r}; found {found or 'nobody'}"
-        )
+        found = ", ".join(sorted({case.info[column] for case in cases})) or "nobody"
+        text = f"validate-on: no validation patient has {column} {value!r}; found {found}"
+        raise UserError(text)
     return kept
 
 
 def _first(cases: Sequence[Case], patients: int, seed: int) -> list[Case]:
-    """Return the cases of so many patients, the first by hash; 0 for all."""
+    """Return the cases of the first ``patients`` patients by hash; 0 for all."""
     order = sorted({case.patient for case in cases}, key=lambda name: _position(name, seed))
     kept = set(order[:patients] if patients else order)
     return [case for case in cases if case.patient in kept]
 
 
 def _position(patient: str, seed: int) -> float:
-    """Map a patient to [0, 1), evenly and for good."""
+    """Return the patient's hash as a number in [0, 1)."""
     digest = hashlib.sha256(f"{seed}\x1f{patient}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64

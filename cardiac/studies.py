@@ -1,4 +1,4 @@
-"""Which files to segment, which of them belong to one beat, and a name for each."""
+"""Find the images to segment, group them into studies of one beat, and name them."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -10,9 +10,10 @@ from common.errors import UserError
 
 SUFFIXES = (".nii.gz", ".nii")
 LABEL_SUFFIX = "_gt"
-"""What the data sets put behind a label map's name."""
+"""Ending of a label map's name in the public data sets."""
 NOT_SHORT_AXIS_IMAGES = re.compile(r"^\.|_gt$|_seg$|_LA_(ED|ES|CINE)$")
-"""Left out of folders: hidden files, labels, ours among them, and M&Ms-2's long axis."""
+"""Names that a folder's search leaves out: hidden files, labels (also those that ``predict``
+writes) and M&Ms-2's long axis."""
 MNMS_PHASE = re.compile(r"(?P<beat>.+)_(?P<phase>ED|ES)")
 ACDC_FRAME = re.compile(r"(?P<beat>.+)_frame(?P<number>\d+)")
 ACDC_INFO = re.compile(r"^(ED|ES):\s*(\d+)\s*$", re.MULTILINE)
@@ -20,43 +21,30 @@ ACDC_INFO = re.compile(r"^(ED|ES):\s*(\d+)\s*$", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Item:
-    """One file to segment.
-
-    Attributes
-    ----------
-    path
-        Of the image.
-    name
-        No other item's; what is written for it is called so.
-    phase
-        ``ED`` or ``ES`` where the data set says so, or empty.
-    """
+    """One image to segment."""
 
     path: Path
     name: str
+    """Unique name, with which the names of its output files begin."""
     phase: str
+    """``ED`` or ``ES`` where the data set says so, otherwise empty."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """The files of one beat: a cine, a frame, or a pair of frames ED and ES."""
+    """The images of one beat: a cine, a single frame, or a pair of frames ED and ES."""
 
     name: str
     items: tuple[Item, ...]
 
 
 def find_studies(given: Sequence[Path]) -> list[Study]:
-    """List what to segment.
-
-    Parameters
-    ----------
-    given
-        NIfTI files, and folders that are searched through and through.
+    """Return the studies of the given NIfTI files and of all files below the given folders.
 
     Raises
     ------
     UserError
-        A path leads nowhere, a file is not called a NIfTI file, a folder holds none.
+        A path does not exist, a file's name does not end as NIfTI's do, or a folder holds none.
     """
     paths = _distinct(path for start in given for path in _images(start))
     names = unique_names([(*path.parent.parts[1:], stem(path)) for path in paths])
@@ -72,21 +60,22 @@ def find_studies(given: Sequence[Path]) -> list[Study]:
 
 
 def stem(path: Path) -> str:
-    """Return a NIfTI file's name without what follows the dot."""
+    """Return a NIfTI file's name without its ending."""
     return next(path.name[: -len(s)] for s in SUFFIXES if path.name.lower().endswith(s))
 
 
 def unique_names(places: Sequence[tuple[str, ...]]) -> list[str]:
-    """Name places, given as folders and a name: by the name, with folders where that is needed.
+    """Return a unique name for each place, which is a tuple of its folders and its own name.
 
-    ``(a, x)`` and ``(b, x)`` become ``a_x`` and ``b_x``; what no folder tells apart is numbered.
+    The name gets as many folders as tell it apart: ``(a, x)`` and ``(b, x)`` become ``a_x`` and
+    ``b_x``. Names that no folder tells apart are numbered.
     """
     depths = [1] * len(places)
     while True:
         names = ["_".join(place[-n:]) for place, n in zip(places, depths, strict=True)]
         alike: dict[str, set[tuple[str, ...]]] = {}
         for name, place in zip(names, places, strict=True):
-            alike.setdefault(name.lower(), set()).add(place)  # some systems do not mind case
+            alike.setdefault(name.lower(), set()).add(place)  # some systems ignore case
         longer = [
             i
             for i, name in enumerate(names)
@@ -109,7 +98,7 @@ def _numbered(names: Iterable[str]) -> list[str]:
 
 
 def _distinct(paths: Iterable[Path]) -> list[Path]:
-    """Return every file once, in full, however often and by whichever way it was named."""
+    """Return each file once, with its folder resolved, though it may have been given twice."""
     return list(dict.fromkeys(path.parent.resolve() / path.name for path in paths))
 
 
@@ -133,7 +122,7 @@ def _images(start: Path) -> list[Path]:
 
 
 def _beat_and_phase(path: Path) -> tuple[str, str]:
-    """Return the name of the beat that a frame belongs to, and which of its ends it is."""
+    """Return the name of the beat that a file belongs to, and ``ED``, ``ES`` or nothing."""
     name = stem(path)
     if match := MNMS_PHASE.fullmatch(name):
         return match["beat"], match["phase"]
@@ -145,7 +134,7 @@ def _beat_and_phase(path: Path) -> tuple[str, str]:
 
 
 def _acdc_phases(info: Path) -> dict[int, str]:
-    """Return ED and ES by frame number, or nothing where ACDC's ``Info.cfg`` is not there."""
+    """Return ``ED`` and ``ES`` by the frame number in ACDC's ``Info.cfg``, where it exists."""
     try:
         text = info.read_text(encoding="utf-8", errors="replace")
     except OSError:

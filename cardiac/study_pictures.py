@@ -1,4 +1,4 @@
-"""Pictures of a segmented study: its slices with outlines, and a few of them beating."""
+"""Draw a segmented study: all slices with outlines, and three slices of a cine as it beats."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,16 +10,16 @@ from cardiac.segmentation import Scan
 from common.labels import LV
 
 MARGIN_MM = 25.0
-"""What is shown around the heart."""
+"""Margin that is shown around the heart."""
 COLUMNS = 6
 SHOWN_MM = 0.75
-"""Size of a screen pixel on the patient, about."""
+"""Approximate size of a screen pixel in the patient."""
 LEVELS = {"base": 0.2, "middle": 0.5, "apex": 0.8}
-"""Where the beating slices lie between the first slice of the LV and the last."""
+"""Positions of the animated slices between the LV's first slice (0) and its last (1)."""
 
 
 class Moment(NamedTuple):
-    """One frame of a scan with its labels (i, j, k, t), and what to call it."""
+    """One frame of a scan with the scan's labels (i, j, k, t), and a name for captions."""
 
     name: str
     scan: Scan
@@ -30,15 +30,14 @@ class Moment(NamedTuple):
 def overlay_sheet(moments: Sequence[Moment]) -> np.ndarray:
     """Draw all slices of some frames, each frame in rows of its own, as RGB (h, w, 3)."""
     views = [moment.scan.view_of(moment.labels, moment.frame) for moment in moments]  # (z, H, W)
+    sections = views
     if len({view.shape for view in views}) == 1:  # one section for all, to compare them
         sections = [np.max(views, axis=0)] * len(views)
-    else:
-        sections = views
     return montage(list(map(_frame_sheet, moments, views, sections)), 1)
 
 
 def _frame_sheet(moment: Moment, labels: np.ndarray, section: np.ndarray) -> np.ndarray:
-    """Draw every slice of one frame's labels (z, H, W), where ``section`` has any, and around."""
+    """Draw every slice of one frame with its labels (z, H, W), cut to the labels of ``section``."""
     scan = moment.scan
     box = heart_box(section, scan.spacing_mm)
     grey = to_grey(scan.view(moment.frame)[box])
@@ -51,14 +50,9 @@ def _frame_sheet(moment: Moment, labels: np.ndarray, section: np.ndarray) -> np.
 
 
 def beat_frames(scan: Scan, labels: np.ndarray, ed: int) -> list[np.ndarray]:
-    """Draw three slices of every frame of a cine, all alike in size and contrast.
+    """Draw three slices of every frame of a cine, all in one size and contrast.
 
-    Parameters
-    ----------
-    scan, labels
-        The cine and its labels (i, j, k, t).
-    ed
-        Index of the frame that says where the LV lies.
+    ``labels`` are those of the cine (i, j, k, t); the LV in frame ``ed`` determines the slices.
     """
     views = [scan.view_of(labels, frame) for frame in range(scan.frames)]  # (z, H, W)
     levels = lv_levels(views[ed])
@@ -78,9 +72,9 @@ def beat_frames(scan: Scan, labels: np.ndarray, ed: int) -> list[np.ndarray]:
 
 
 def heart_box(labels: np.ndarray, spacing_mm: np.ndarray) -> tuple[slice, slice, slice]:
-    """Return what of a frame (z, H, W) shows the heart: every slice, and in plane some margin.
+    """Return the section of a frame (z, H, W) that shows all labels with ``MARGIN_MM`` in plane.
 
-    It is the whole frame where there is no label.
+    All slices belong to it; without any label the section is the whole frame.
     """
     sides = [slice(None)]
     for axis, other in ((1, 2), (2, 1)):
@@ -94,10 +88,9 @@ def heart_box(labels: np.ndarray, spacing_mm: np.ndarray) -> tuple[slice, slice,
 
 
 def lv_levels(labels: np.ndarray) -> dict[str, int]:
-    """Return a slice near the base, the middle and the apex of the LV of a frame (z, H, W).
+    """Return the index of a slice near the base, the middle and the apex of the LV (z, H, W).
 
-    Slices are taken in the file's order; where they begin at the apex, names are swapped by who
-    has the smaller LV.
+    The end with the smaller LV is called the apex, as files may begin at either end.
     """
     places = np.flatnonzero((labels == LV).any(axis=(1, 2)))
     first, last = (places[0], places[-1]) if places.size else (0, len(labels) - 1)
@@ -109,5 +102,5 @@ def lv_levels(labels: np.ndarray) -> dict[str, int]:
 
 
 def _scale(scan: Scan) -> int:
-    """Return how many screen pixels a pixel gets on each side."""
+    """Return the screen pixels on the side of an image pixel."""
     return max(1, round(float(scan.spacing_mm[1:].mean()) / SHOWN_MM))

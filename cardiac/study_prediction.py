@@ -1,4 +1,4 @@
-"""One study of ``predict``: its files segmented, measured and drawn."""
+"""Segment, measure and draw one study, for ``predict``."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +20,7 @@ from common.labels import NUM_CLASSES
 
 @dataclass(frozen=True)
 class How:
-    """How to segment, the same for all files; see :func:`segment` and :func:`read_scan`."""
+    """The arguments of :func:`segment` and :func:`read_scan` that all files share."""
 
     model: torch.nn.Module
     spacing_mm: float
@@ -32,29 +32,20 @@ class How:
 
 @dataclass(frozen=True)
 class Segmented:
-    """One file with its labels.
-
-    Attributes
-    ----------
-    item, scan
-        The file.
-    labels
-        (i, j, k, t) uint8, canonical.
-    ml
-        Volumes of every frame.
-    phases
-        ``ED`` and ``ES`` by the index of their frame, as far as they are known.
-    """
+    """One file with its labels."""
 
     item: Item
     scan: Scan
     labels: np.ndarray
+    """(i, j, k, t) uint8, canonical."""
     ml: Sequence[Mapping[str, float]]
+    """The volumes of each frame."""
     phases: Mapping[int, str]
+    """``ED`` and ``ES`` by the index of their frame, as far as known."""
 
     @property
     def is_cine(self) -> bool:
-        """Whether it has more than one frame."""
+        """Whether the file has more than one frame."""
         return self.scan.frames > 1
 
 
@@ -64,16 +55,15 @@ def segment_item(item: Item, how: How, advance: Callable[[], None]) -> Segmented
     Raises
     ------
     UserError
-        The file is refused, see :func:`read_scan`, or holds labels.
+        :func:`read_scan` refuses the file, or it holds labels.
     """
     if stem(item.path).endswith(LABEL_SUFFIX):
-        raise UserError(f"{item.path}: is called as label maps are, expected an image")
+        raise UserError(f"{item.path}: has the name of a label map, expected an image")
     scan = read_scan(item.path, any_spacing=how.any_spacing, axes=how.axes)
     if np.isin(scan.data, np.arange(NUM_CLASSES)).all():
-        raise UserError(
-            f"{item.path}: every value is one of {', '.join(map(str, range(NUM_CLASSES)))} as in a "
-            "label map, expected an image"
-        )
+        values = ", ".join(map(str, range(NUM_CLASSES)))
+        text = f"every value is one of {values} as in a label map, expected an image"
+        raise UserError(f"{item.path}: {text}")
     labels = segment(
         how.model, scan, how.spacing_mm, how.device, largest=how.largest, advance=advance
     )
@@ -89,7 +79,7 @@ def _phases(item: Item, lv_ml: Sequence[float]) -> dict[int, str]:
 
 
 def frame_rows(study: Study, files: Sequence[Segmented]) -> list[FrameRow]:
-    """Return the volumes of all frames."""
+    """Return a study's rows of ``volumes.csv``."""
     return [
         FrameRow(study.name, file.item.path, frame + 1, file.phases.get(frame, ""), ml)
         for file in files
@@ -98,17 +88,16 @@ def frame_rows(study: Study, files: Sequence[Segmented]) -> list[FrameRow]:
 
 
 def case_row(study: Study, files: Sequence[Segmented]) -> CaseRow:
-    """Return the function, of the cine's two extreme frames or of the pair."""
-    ml = {phase: file.ml[frame] for file in files for frame, phase in file.phases.items()}
-    number = {
-        phase: frame + 1 for file in files if file.is_cine for frame, phase in file.phases.items()
-    }
+    """Return a study's row of ``function.csv``, from its frames ED and ES."""
+    known = [(file, frame, phase) for file in files for frame, phase in file.phases.items()]
+    ml = {phase: file.ml[frame] for file, frame, phase in known}
+    number = {phase: frame + 1 for file, frame, phase in known if file.is_cine}
     function = heart_function(ml.get("ED", NOT_MEASURED), ml.get("ES", NOT_MEASURED))
     return CaseRow(study.name, number.get("ED"), number.get("ES"), function, _no_ef(files, ml))
 
 
 def _no_ef(files: Sequence[Segmented], ml: Mapping[str, Mapping[str, float]]) -> str:
-    """Say why an ejection fraction is missing; nothing where both ventricles have one."""
+    """Return why an ejection fraction is missing; empty where both ventricles have one."""
     needs = "EF needs ED and ES"
     if not ml:
         cine = any(file.is_cine for file in files)
@@ -126,9 +115,9 @@ def _no_ef(files: Sequence[Segmented], ml: Mapping[str, Mapping[str, float]]) ->
 
 
 def draw(study: Study, files: Sequence[Segmented], out: Path) -> None:
-    """Write the slices of ED and ES with outlines, and of a cine some slices beating.
+    """Write a picture of all slices at ED and ES, and for each cine an animation of three slices.
 
-    Where neither ED nor ES is known it is the first frame that is shown.
+    Where neither ED nor ES is known, the first frame is drawn instead.
     """
     moments = [
         Moment(phase, file.scan, file.labels, frame)

@@ -1,4 +1,4 @@
-"""Training on slices: a site's local epochs on its adapter, and the pretraining of a base."""
+"""Train on slices, for a site's local epochs as for the pretraining of a base."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -15,11 +15,11 @@ from common.config import TrainConfig
 from common.seeding import derive_seed
 
 Progress = Callable[[int, int, float], None]
-"""Called after every step with (steps done, steps of the epoch, loss)."""
+"""Called after every step with steps done, steps of the epoch and the loss."""
 
 
 def training_slices(volumes: Sequence[Volume]) -> list[dict[str, Tensor]]:
-    """Take volumes apart into slices: image float32 (1, h, w) and label uint8 (1, h, w)."""
+    """Return all slices of volumes: image float32 (1, h, w) and label uint8 (1, h, w)."""
     return [
         {"image": image, "label": label}
         for volume in volumes
@@ -28,22 +28,22 @@ def training_slices(volumes: Sequence[Volume]) -> list[dict[str, Tensor]]:
 
 
 class Trainer:
-    """AdamW on Dice plus cross-entropy, for the parameters that require a gradient.
+    """Trains the parameters that require a gradient by AdamW on Dice plus cross-entropy.
 
     Parameters
     ----------
     model
-        Maps (batch, 1, h, w) to logits (batch, 4, h, w); trained in place.
+        Network from (batch, 1, h, w) to logits (batch, 4, h, w); trained in place.
     config
         Batch size, image size, device, precision and augmentation.
     learning_rate
-        Of AdamW; the highest one where it is annealed.
+        Learning rate at the first step.
     anneal_steps
         Number of steps over which the learning rate falls to zero along a cosine; 0 for a
         constant rate.
     proximal
-        μ: the loss gains μ/2 · the squared distance of the trained parameters from where they
-        are now. Li et al., arXiv 1812.06127, Eq. 2.
+        μ of FedProx: the loss gains μ/2 · the squared distance of the trained parameters from
+        their values at the start. Li et al., arXiv 1812.06127, Eq. 2.
     """
 
     def __init__(
@@ -74,9 +74,9 @@ class Trainer:
     def epoch(
         self, slices: Sequence[dict[str, Tensor]], seed: int, progress: Progress | None = None
     ) -> float:
-        """Show every slice once and return the mean loss.
+        """Train on every slice once and return the mean loss.
 
-        Order and augmentation are a function of ``seed`` alone.
+        The order of the slices and their augmentation depend on ``seed`` alone.
         """
         config = self.config
         transform = training_transform(
@@ -114,7 +114,7 @@ class Trainer:
         return float(loss.item())
 
     def state(self) -> dict[str, Any]:
-        """Return all that :meth:`restore` needs to go on after an epoch."""
+        """Return what :meth:`restore` needs to continue after an epoch."""
         return {
             "model": self.model.state_dict(),
             "optimiser": self.optimiser.state_dict(),
@@ -123,7 +123,7 @@ class Trainer:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go back to a state."""
+        """Continue from what :meth:`state` returned."""
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.schedule.last_epoch = state["steps"]

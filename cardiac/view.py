@@ -1,45 +1,37 @@
-"""The standard short-axis view: from a file's axes to it and exactly back."""
+"""Turn a file's array into the standard short-axis view and exactly back."""
 
 import nibabel as nib
 import numpy as np
 
-# In-plane reference directions of the standard short-axis view: RV left, lungs above. The
-# affines of ACDC and M&Ms-2 hold the scanner's LPS axes (+x left, +y posterior, +z superior),
-# although NIfTI means RAS; measured on the published files.
+# Directions of the standard short-axis view (RV left, lungs above) in the scanner's LPS axes
+# (+x left, +y posterior, +z superior). The affines of ACDC and M&Ms-2 lead into LPS, although
+# NIfTI means RAS; measured on the published files.
 IMAGE_RIGHT = np.array([0.85, 0.5, 0.0])
 IMAGE_DOWN = np.array([-0.375, 0.375, -0.85])
 
-TURNS = {"LPS": np.eye(4), "RAS": np.diag([-1.0, -1.0, 1.0, 1.0])}
-"""From what the first two axes of an affine can mean to LPS, as a factor on its left."""
-
+TO_LPS = {"LPS": np.eye(4), "RAS": np.diag([-1.0, -1.0, 1.0, 1.0])}
+"""Matrix that takes coordinates of each convention into LPS."""
 AS_STORED = np.array([[0, 1], [1, 1], [2, 1]])
+"""nibabel's orientation of an array that is not turned."""
 
 
 def lps_affine(affine: np.ndarray, axes: str) -> np.ndarray:
-    """Return an affine (4, 4) into LPS axes, from one into ``axes``, LPS or RAS.
+    """Return an affine (4, 4) into LPS, given one into ``axes``, ``LPS`` or ``RAS``.
 
-    NIfTI means RAS, and files of dcm2niix are; the public data sets hold LPS. The file itself
-    does not say which.
+    NIfTI means RAS and dcm2niix writes RAS, but the public data sets hold LPS. A file does not
+    say which it holds.
     """
-    lps: np.ndarray = TURNS[axes] @ affine
+    lps: np.ndarray = TO_LPS[axes] @ affine
     return lps
 
 
 def in_plane_orientation(affine: np.ndarray) -> np.ndarray:
-    """Find how to turn an array (i, j, k) so that its slices show the standard view.
+    """Return how to turn an array (i, j, k) so that its slices show the standard view.
 
-    Parameters
-    ----------
-    affine
-        (4, 4) into LPS axes, see :func:`lps_affine`. The third axis is taken to be the slice
-        axis, as it is in every short-axis data set; choosing it by the closest patient axis would
-        go wrong at 45°.
-
-    Returns
-    -------
-    ndarray
-        A nibabel orientation (3, 2): the axis 0 of the result goes to the right of the view,
-        axis 1 goes down, axis 2 is unchanged.
+    It is a nibabel orientation (3, 2): axis 0 of the turned array goes to the view's right, axis
+    1 goes down, axis 2 stays. ``affine`` (4, 4) leads into LPS, see :func:`lps_affine`. The third
+    axis is taken to be the slice axis, as in every short-axis data set: choosing it by the closest
+    patient axis would go wrong at 45°.
     """
     directions = affine[:3, :2] / np.linalg.norm(affine[:3, :2], axis=0)
     right, down = directions.T @ IMAGE_RIGHT, directions.T @ IMAGE_DOWN

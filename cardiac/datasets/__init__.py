@@ -1,14 +1,14 @@
-"""Where each data set keeps its cases, and what its label values mean.
+"""Find the cases of a data folder in any of the supported layouts.
 
-case         a case, and the label values
-table        the csv of a data set
+case         one case, and the label values of the published data sets
+table        read the csv of a data set
 acdc         ACDC
 mnms         M&Ms as published
 mnms2        M&Ms-2
 nnunet       nnU-Net's raw layout
 described    any folder that dataset.toml describes
-label_names  labels by their usual names
-sites        which cases belong to which site
+label_names  canonical labels by their usual names
+sites        divide cases into sites
 """
 
 from collections.abc import Callable, Iterator
@@ -36,34 +36,38 @@ __all__ = [
     "site_name",
 ]
 
-
 Reader = Callable[[Path], Iterator[Case | Fault]]
 
 
 @dataclass
 class Listing:
-    """The cases of a folder, sorted by patient, and all that is wrong about its index."""
+    """The cases of a folder."""
 
     layout: str
+    """Name of the layout, for people."""
     cases: list[Case]
+    """All cases, sorted by patient and frame."""
     faults: list[Fault]
+    """All that is wrong with the folder's index."""
 
 
 def list_cases(data_dir: Path, axes: str = "LPS") -> Listing:
-    """List the cases of a data folder, with or without their files, past every fault.
+    """List the cases of a data folder and collect the faults of its index.
+
+    The cases' files may be missing, see :func:`read_cases`.
 
     Parameters
     ----------
     data_dir
-        A folder in ACDC's, M&Ms's, M&Ms-2's or nnU-Net's layout, or one that ``dataset.toml``
-        describes; which one is seen from what it holds.
+        A folder in the layout of ACDC, M&Ms, M&Ms-2 or nnU-Net, or one that ``dataset.toml``
+        describes. Its content tells which.
     axes
-        Of the files' affines, see :class:`Case`; ``dataset.toml`` says it for its own folder.
+        Axes of the files' affines, see :class:`Case`. ``dataset.toml`` overrides it.
 
     Raises
     ------
     UserError
-        The folder is missing, of no such layout, or holds no patient at all.
+        The folder is missing, has another layout, or holds no patient.
     """
     layout, read = _layout(data_dir)
     cases: dict[tuple[str, str], Case] = {}
@@ -77,7 +81,7 @@ def list_cases(data_dir: Path, axes: str = "LPS") -> Listing:
                 faults.append(
                     Fault("subject-twice", f"{found.name}: {text}", found.patient, data_dir)
                 )
-    except FaultError as error:  # beyond it there is nothing to list
+    except FaultError as error:  # the reader could not go on
         faults.append(error.fault)
     if not cases and all(fault.severity != "error" for fault in faults):
         why = "".join(f"; {fault.message}" for fault in faults[:NAMED])
@@ -89,18 +93,13 @@ def list_cases(data_dir: Path, axes: str = "LPS") -> Listing:
 
 
 def read_cases(data_dir: Path, axes: str = "LPS") -> list[Case]:
-    """List the cases of a data folder for training, which stops at the first fault.
-
-    Parameters
-    ----------
-    data_dir, axes
-        As for :func:`list_cases`.
+    """Return the cases of a data folder as :func:`list_cases` does, but stop at the first error.
 
     Raises
     ------
     UserError
-        See :func:`list_cases`; or the index has an error, or a file is missing or has not the
-        frame that the index names.
+        As :func:`list_cases`; or the index has an error, or a file is missing or lacks the frame
+        that the index names.
     """
     listing = list_cases(data_dir, axes)
     raise_first(listing.faults)
@@ -110,7 +109,7 @@ def read_cases(data_dir: Path, axes: str = "LPS") -> list[Case]:
 
 
 def _layout(data_dir: Path) -> tuple[str, Reader]:
-    """Return the layout of a folder and its reader."""
+    """Return the name of a folder's layout and its reader."""
     if not data_dir.is_dir():
         raise UserError(f"{data_dir}: no such data folder")
     if is_described(data_dir):

@@ -1,4 +1,4 @@
-"""ACDC in its official layout.
+"""Read ACDC in its official layout.
 
 ``training/patientNNN/patientNNN_frameXX[_gt].nii.gz`` + ``Info.cfg``. Labels 1 RV, 2 MYO, 3 LV.
 Bernard et al., IEEE TMI 2018.
@@ -12,18 +12,18 @@ from cardiac.datasets.case import ACDC_LABELS, FRAMES, Case, note_extra
 from cardiac.faults import Fault
 
 OTHER_FILES = r"Info\.cfg|MANDATORY_CITATION\.md|{patient}_4d\.nii\.gz"
-"""What the published data set holds beside the files we use."""
+"""Names of files that the published data set holds and we do not use."""
 
 
 def patient_folders(data_dir: Path) -> list[Path]:
-    """Return the patients' folders, of the data folder or of its ``training``, sorted."""
+    """Return the patients' folders in the folder's ``training`` or in itself, sorted."""
     return sorted((data_dir / "training").glob("patient*")) or sorted(data_dir.glob("patient*"))
 
 
 def read_acdc(data_dir: Path) -> Iterator[Case | Fault]:
-    """Yield the cases that ``Info.cfg`` names, with or without their files, and its faults.
+    """Yield the cases that each ``Info.cfg`` names, whether or not their files exist, and faults.
 
-    Where it does not name ED and ES, the first and the last labelled frame stand for them.
+    Where ``Info.cfg`` does not name ED and ES, two labelled frames stand for them.
     """
     for folder in patient_folders(data_dir):
         yield from _read_patient(folder)
@@ -66,7 +66,7 @@ def _doubt_frames(info: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 
 
 def _labelled_frames(folder: Path) -> dict[str, int]:
-    """Return ED and ES as the first and last of the frames that have a label, if there are two."""
+    """Return the numbers of two labelled frames as ED and ES; nothing unless there are two."""
     names = (re.search(r"_frame(\d+)_gt\.nii\.gz$", path.name) for path in folder.glob("*_gt*"))
     numbers = sorted(int(name[1]) for name in names if name)
     return dict(zip(FRAMES, numbers, strict=True)) if len(numbers) == len(FRAMES) else {}

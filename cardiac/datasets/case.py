@@ -1,4 +1,4 @@
-"""A case, and what the label values of the published data sets mean."""
+"""One case of a data set, and the label values of the published data sets."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -11,12 +11,11 @@ from common.labels import BACKGROUND, LV, MYO, RV
 
 ACDC_LABELS = {0: BACKGROUND, 1: RV, 2: MYO, 3: LV}
 MNMS_LABELS = {0: BACKGROUND, 1: LV, 2: MYO, 3: RV}
-
 FRAMES = ("ED", "ES")
 
 
 class Columns(Mapping[str, str]):
-    """A row of a table by its columns, found in any case: M&Ms has Centre, others CENTRE."""
+    """A row of a table by column name in upper or lower case: M&Ms has Centre, others CENTRE."""
 
     def __init__(self, row: Mapping[str, str]) -> None:
         self._row = dict(row)
@@ -36,54 +35,40 @@ class Columns(Mapping[str, str]):
 
 @dataclass(frozen=True)
 class Case:
-    """One frame of one patient's study.
-
-    Attributes
-    ----------
-    patient
-        The patient's code, unique within the data folder.
-    frame
-        ``ED``, ``ES`` or what the data set calls it; unique within the patient.
-    image, label
-        Paths of the NIfTI files.
-    label_map
-        Canonical label of each value in the label file.
-    info
-        What the data set says of the patient, by column; kept as :class:`Columns`.
-    axes
-        What the affines' first two axes are, ``LPS`` or ``RAS``; see ``cardiac.view``.
-    frame_index
-        Which frame of the files it is, from 0, where they are 4-D; None where they are 3-D.
-    listed
-        File and row of the index that names the frame, for messages.
-    """
+    """One frame of one patient's study."""
 
     patient: str
+    """The patient's code, unique within the data folder."""
     frame: str
+    """``ED``, ``ES`` or the data set's own name; unique within the patient."""
     image: Path
+    """NIfTI file of the image."""
     label: Path
+    """NIfTI file of the label map."""
     label_map: Mapping[int, int]
+    """Canonical label of each value in the label file."""
     info: Mapping[str, str]
+    """What the data set says about the patient, by column; kept as :class:`Columns`."""
     axes: str = "LPS"
+    """Axes that the files' affines lead into, ``LPS`` or ``RAS``; see ``cardiac.view``."""
     frame_index: int | None = None
+    """Index of the frame in 4-D files, from 0; None where the files are 3-D."""
     listed: str = ""
+    """File and row of the index that names the frame, for messages."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "info", Columns(self.info))
 
     @property
     def name(self) -> str:
-        """A name for people: patient and frame, or the one where both are called alike."""
+        """Patient and frame for people, written once where both are the same."""
         return self.patient if self.frame == self.patient else f"{self.patient} {self.frame}"
 
 
 def check_files(case: Case) -> None:
-    """Refuse a case whose files are not there, without decoding them.
+    """Raise a :class:`FaultError` where a case's file is missing or lacks the case's frame.
 
-    Raises
-    ------
-    FaultError
-        A file is missing, or has not the frame that the index names.
+    Only headers are read.
     """
     for path in (case.image, case.label):
         try:
@@ -93,14 +78,14 @@ def check_files(case: Case) -> None:
 
 
 def fault_of(case: Case, fault: Fault) -> Fault:
-    """Say whose fault it is, and where the index asks for a frame that there is not."""
+    """Return the fault with the case's name, and for a missing frame the index's row."""
     listed = f"; {case.listed}: {case.frame} is {case.frame_index}" if case.listed else ""
     text = fault.message + (listed if fault.code == "frame-missing" else "")
     return replace(fault, case=case.name, message=text)
 
 
 def note_extra(folder: Path, known: str) -> Iterator[Fault]:
-    """Yield a fault where a patient's folder holds files other than a pattern of their names."""
+    """Yield a fault where a patient's folder holds files whose names do not match a pattern."""
     pattern = re.compile(known.format(patient=re.escape(folder.name)))
     extra = sorted(
         path.name

@@ -1,14 +1,14 @@
-"""Any folder that ``dataset.toml`` describes: a csv of its cases, or nnU-Net's raw layout.
+"""Read a folder that ``dataset.toml`` describes: a csv of its cases, or nnU-Net's raw layout.
 
-A csv names patient, image and label of every case, and may name its frame and its site::
+A csv names the patient, image and label of every case, and may name its frame and site::
 
     affine-axes = "RAS"                 # RAS as NIfTI means it, LPS as ACDC and M&Ms do
     table = "cases.csv"
     labels = {LV = 1, MYO = 2, RV = 3}
-    columns = {patient = "Subject ID"}  # only what the csv calls otherwise
+    columns = {patient = "Subject ID"}  # only columns with other names
 
-Beside nnU-Net's ``dataset.json``, a csv with columns case, patient, frame and site says whose
-cases they are, or a pattern of their names does::
+Beside nnU-Net's ``dataset.json``, each case's patient, frame and site come from a csv with these
+columns and ``case``, or from a pattern that case names match::
 
     affine-axes = "LPS"
     case-pattern = '(?P<patient>.+)_(?P<frame>ED|ES)'
@@ -32,22 +32,22 @@ from cardiac.faults import Fault, FaultError
 DESCRIPTION = "dataset.toml"
 COLUMNS = ("case", "patient", "frame", "image", "label", SITE)
 KINDS = {"columns": dict, "labels": dict}
-"""Of keys that are not text."""
+"""Types of the keys whose values are not text."""
 AXES = ("LPS", "RAS")
 
 
 def is_described(data_dir: Path) -> bool:
-    """Say whether a folder has a description, or needs one as nnU-Net's layout does."""
+    """Return whether a folder has a description, or is in nnU-Net's layout and needs one."""
     return (data_dir / DESCRIPTION).is_file() or (data_dir / INDEX).is_file()
 
 
 def is_nnunet(data_dir: Path) -> bool:
-    """Say whether a folder is in nnU-Net's raw layout."""
+    """Return whether a folder is in nnU-Net's raw layout."""
     return (data_dir / INDEX).is_file()
 
 
 def read_described(data_dir: Path) -> Iterator[Case | Fault]:
-    """Yield the cases of a described folder, with or without their files, and its faults.
+    """Yield the cases of a described folder, whether or not their files exist, and faults.
 
     Raises
     ------
@@ -67,14 +67,10 @@ def read_described(data_dir: Path) -> Iterator[Case | Fault]:
         keys = ("case", "patient") if raw else ("image", "label", "patient")
         table, faults = read_table(index, [columns[key] for key in keys])
         rows = table or {}
-        if raw and table is not None:
-            faults += [
-                Fault(
-                    "case-unlisted", f"no row for {IMAGES}/{name}, so it takes no part", name, index
-                )
-                for name in raw.names()
-                if name not in rows
-            ]
+        for name in raw.names() if raw and table is not None else ():
+            if name not in rows:
+                text = f"no row for {IMAGES}/{name}, so it takes no part"
+                faults.append(Fault("case-unlisted", text, name, index))
     yield from faults
     if raw:
         yield from raw.extra()
@@ -99,7 +95,7 @@ def read_described(data_dir: Path) -> Iterator[Case | Fault]:
 
 
 def _read_description(path: Path, *, raw_layout: bool) -> dict[str, Any]:
-    """Read the keys of the description, and refuse what they cannot mean."""
+    """Read the keys of the description and check each."""
     axes = 'affine-axes = "LPS" or "RAS", which files alone do not tell'
     whose = "table or case-pattern, which says whose patient a case is" if raw_layout else "table"
     try:
@@ -125,20 +121,18 @@ def _read_description(path: Path, *, raw_layout: bool) -> dict[str, Any]:
         raise _wrong(path, "no labels, expected as labels = {LV = 1, MYO = 2, RV = 3}")
     for key, column in said.get("columns", {}).items():
         if key not in COLUMNS or not isinstance(column, str):
-            raise _wrong(
-                path, f"columns: found {key} = {column!r}, expected some of {', '.join(COLUMNS)}"
-            )
+            expected = ", ".join(COLUMNS)
+            raise _wrong(path, f"columns: found {key} = {column!r}, expected some of {expected}")
     return said
 
 
 def _rows_by_pattern(raw: Raw, pattern: str, path: Path) -> tuple[dict[str, Row], list[Fault]]:
-    """Return what the names of cases say of these, by the pattern's named groups."""
+    """Return each case's row from the pattern's named groups, and a fault for each mismatch."""
     try:
         compiled = re.compile(pattern)
     except re.error as error:
-        raise _wrong(
-            path, f"case-pattern: {pattern!r} is no regular expression ({error})"
-        ) from None
+        text = f"case-pattern: {pattern!r} is no regular expression ({error})"
+        raise _wrong(path, text) from None
     if "patient" not in compiled.groupindex:
         raise _wrong(path, f"case-pattern: found {pattern!r}, expected a group (?P<patient>…)")
     rows, faults = {}, []
@@ -153,7 +147,7 @@ def _rows_by_pattern(raw: Raw, pattern: str, path: Path) -> tuple[dict[str, Row]
 
 
 def _below(data_dir: Path, said: str, path: Path, where: str = "table") -> Path:
-    """Return the path that a file names; a relative one must not leave the folder."""
+    """Return a path that the csv or the description names; a relative one must stay inside."""
     found = Path(os.path.normpath(data_dir / said))
     if not Path(said).is_absolute() and not found.is_relative_to(os.path.normpath(data_dir)):
         text = f"{where}: {said} leads out of the folder, expected a path in it or an absolute one"

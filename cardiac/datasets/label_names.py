@@ -1,4 +1,4 @@
-"""Labels that a data set numbers by name, as nnU-Net does, in the project's labels."""
+"""Map labels that a data set names, as nnU-Net does, onto the canonical labels."""
 
 import re
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ NAMES = {
         *("right ventricle cavity", "right ventricular cavity", "right ventricular blood pool"),
     ),
 }
-"""Usual names of our structures, in small letters and with blanks between words."""
+"""Usual names of each structure, in lower case and with spaces between words."""
 MEANING = {
     name: label for label, structure in enumerate(STRUCTURES, 1) for name in NAMES[structure]
 }
@@ -33,16 +33,16 @@ def map_labels(named: Mapping[str, object], path: Path) -> dict[int, int]:
     Parameters
     ----------
     named
-        Value of each structure by one of its usual names, in any case; background is 0 and need
-        not be named.
+        Value of each structure by one of its usual names, in upper or lower case; background is
+        0 and need not be named.
     path
-        The file that says so, for messages.
+        The file with these names, for messages.
 
     Raises
     ------
     FaultError
-        A name is unknown, a structure is missing or there twice, or a value is not a whole number
-        above 0 or not one structure's alone; the message lists all that is wrong.
+        A name is unknown, a structure is missing or named twice, or a value is not a whole number
+        above 0 or stands for two structures. The message lists all that is wrong.
     """
     label_map = {0: BACKGROUND}
     wrong = []

@@ -1,4 +1,4 @@
-"""M&Ms as published: whole cines, labelled in two of their frames.
+"""Read M&Ms as published: whole cines of which two frames have labels.
 
 ``211230_M&Ms_Dataset_information_diagnosis_opendataset.csv`` + ``CODE/CODE_sa[_gt].nii.gz`` below
 ``Training/Labeled``, ``Validation`` and ``Testing``; ``Training/Unlabeled`` takes no part. Files
@@ -14,19 +14,19 @@ from cardiac.datasets.table import read_table
 from cardiac.faults import Fault
 
 INDEX = "*M&Ms*nformation*.csv"
-"""What the index is called; releases differ in its date and in the rest."""
+"""Pattern of the index's name, which differs between releases."""
 CODE = "External code"
 IMAGE = "_sa.nii.gz"
 UNLABELLED = "unlabeled"
 
 
 def indices(data_dir: Path) -> list[Path]:
-    """Return the indices of the M&Ms layout that a folder has, of which there should be one."""
+    """Return a folder's indices in the M&Ms layout; there should be one."""
     return sorted(path for path in data_dir.glob(INDEX) if not path.name.startswith("."))
 
 
 def read_mnms(data_dir: Path) -> Iterator[Case | Fault]:
-    """Yield the labelled cases of the index, with or without their labels, and its faults."""
+    """Yield the labelled cases of the index, whether or not their labels exist, and faults."""
     index, *others = indices(data_dir)
     if others:
         names = " and ".join(path.name for path in (index, *others))

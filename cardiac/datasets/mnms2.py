@@ -1,4 +1,4 @@
-"""M&Ms-2 in its official layout.
+"""Read M&Ms-2 in its official layout.
 
 ``dataset_information.csv`` + ``dataset/NNN/NNN_SA_{ED,ES}[_gt].nii.gz``. Labels 1 LV, 2 MYO, 3 RV.
 Martín-Isla et al., IEEE JBHI 2023.
@@ -14,18 +14,18 @@ from cardiac.faults import Fault
 INDEX = "dataset_information.csv"
 CODE = "SUBJECT_CODE"
 FILES = r"{patient}_(SA|LA)_(ED|ES|CINE)(_gt)?\.nii\.gz"
-"""What the published data set holds: long-axis views and whole cines, too."""
+"""Names of the published files, which include long-axis views and whole cines."""
 
 
 def is_mnms2(data_dir: Path) -> bool:
-    """Say whether a folder has the index or the folder of the M&Ms-2 layout."""
+    """Return whether a folder has the index or the subfolder of the M&Ms-2 layout."""
     return (data_dir / INDEX).is_file() or (data_dir / "dataset").is_dir()
 
 
 def read_mnms2(data_dir: Path) -> Iterator[Case | Fault]:
-    """Yield the cases of the index, with or without their files, and its faults.
+    """Yield the cases of the index, whether or not their files exist, and faults.
 
-    Without an index the folders are the patients.
+    Without an index, each folder is a patient.
     """
     index = data_dir / INDEX
     folders = {path.name: path for path in sorted((data_dir / "dataset").glob("*/"))}

@@ -1,8 +1,8 @@
-"""nnU-Net's raw layout, for images of one channel.
+"""Read nnU-Net's raw layout, for images of one channel.
 
 ``dataset.json`` (``labels`` by name, ``channel_names``, ``file_ending``) +
 ``imagesTr/NAME_0000.nii.gz`` + ``labelsTr/NAME.nii.gz``. Isensee et al., Nature Methods 2021.
-It says neither whose case it is nor what the affines hold: ``dataset.toml`` beside it does.
+It tells neither a case's patient nor the axes of the affines: ``dataset.toml`` beside it does.
 """
 
 import json
@@ -22,21 +22,13 @@ ENDINGS = (".nii.gz", ".nii")
 
 @dataclass(frozen=True)
 class Raw:
-    """What ``dataset.json`` says of the files.
-
-    Attributes
-    ----------
-    data_dir
-        The folder.
-    ending
-        Of all files.
-    label_map
-        Canonical label of each value in the label files.
-    """
+    """What ``dataset.json`` says about the files of a folder."""
 
     data_dir: Path
     ending: str
+    """Ending of all files' names."""
     label_map: dict[int, int]
+    """Canonical label of each value in the label files."""
 
     def image(self, case: str) -> Path:
         """Return the path of a case's image."""
@@ -67,8 +59,8 @@ def read_raw(data_dir: Path) -> Raw:
     Raises
     ------
     FaultError
-        It is no JSON, lacks a key, or describes images of several channels, other files than
-        NIfTI, or labels that are regions or not those of a heart.
+        The file is no JSON, lacks a key, or describes images of several channels, other files
+        than NIfTI, or labels other than LV, MYO and RV.
     """
     path = data_dir / INDEX
     try:
@@ -83,10 +75,9 @@ def read_raw(data_dir: Path) -> Raw:
         raise _wrong(path, f"channel_names: found {found}, expected one channel: cine MRI")
     ending = said.get("file_ending", ENDINGS[0])
     if ending not in ENDINGS:
-        expected = " or ".join(ENDINGS)
-        raise _wrong(path, f"file_ending: found {ending!r}, expected {expected}")
+        raise _wrong(path, f"file_ending: found {ending!r}, expected {' or '.join(ENDINGS)}")
     labels = said["labels"]
-    if labels and all(key.isdigit() for key in labels):  # of nnU-Net's first version
+    if labels and all(key.isdigit() for key in labels):  # as in nnU-Net's first version
         if len(set(map(str, labels.values()))) < len(labels):
             raise _wrong(path, "labels: a name stands for two numbers, expected one each")
         labels = {str(name): int(number) for number, name in labels.items()}

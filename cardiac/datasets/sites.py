@@ -1,4 +1,4 @@
-"""Which cases belong to which site."""
+"""Divide cases into sites by a column of the data set."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -7,11 +7,11 @@ from cardiac.datasets.case import Case
 from cardiac.faults import Fault, raise_first
 
 DEFAULT_COLUMN = "VENDOR"
-"""Column that tells sites apart unless told otherwise, in layouts that have it."""
+"""Column whose values are the sites, by default."""
 SITE = "site"
-"""Column that takes its place in the layouts that say the site."""
+"""Column that takes its place where a data set names sites and no vendors."""
 ALL = "all"
-"""The one site of a folder that does not say whose its cases are."""
+"""Name of the one site of a folder that does not name sites."""
 VENDOR_COLUMNS = ("VENDOR", "VENDORNAME")
 VENDOR_NAMES = {
     "siemens": "Siemens",
@@ -24,9 +24,9 @@ VENDOR_NAMES = {
 
 
 def site_name(column: str, value: str) -> str:
-    """Return the site's name for a value of the column that splits the data.
+    """Return the name of the site for a value of the column.
 
-    Vendors get one spelling; bare numbers get the column's name (``centre-1``).
+    Vendors get one spelling, and a number gets the column's name before it (``centre-1``).
     """
     if not value:
         return f"{column.lower()}-unknown"
@@ -36,14 +36,14 @@ def site_name(column: str, value: str) -> str:
 
 
 def site_column(cases: Iterable[Case], column: str | None) -> str:
-    """Return the column that tells sites apart: the one asked for, or VENDOR, or site.
+    """Return the column whose values are the sites: the given one, or VENDOR by default.
 
-    ``site`` stands in for VENDOR only where no case has a vendor and one has a site.
+    ``site`` replaces VENDOR where no case has a vendor and some have a site.
     """
     having = {known for case in cases for known in (DEFAULT_COLUMN, SITE) if known in case.info}
-    return (
-        SITE if column in (None, DEFAULT_COLUMN) and having == {SITE} else column or DEFAULT_COLUMN
-    )
+    if column in (None, DEFAULT_COLUMN) and having == {SITE}:
+        return SITE
+    return column or DEFAULT_COLUMN
 
 
 def site_of(case: Case, column: str) -> str:
@@ -52,7 +52,7 @@ def site_of(case: Case, column: str) -> str:
 
 
 def site_faults(cases: Sequence[Case], column: str, data_dir: Path) -> Iterator[Fault]:
-    """Yield what keeps a column from telling sites apart, or makes them other than meant."""
+    """Yield faults of a column that names sites: missing, empty, contradictory or unknown."""
     patients: dict[str, set[str]] = {}
     sites: dict[str, set[str]] = {}
     without = {}
@@ -86,21 +86,12 @@ def site_faults(cases: Sequence[Case], column: str, data_dir: Path) -> Iterator[
 def group_by_site(
     cases: Sequence[Case], column: str | None, data_dir: Path
 ) -> dict[str, list[Case]]:
-    """Divide cases into sites by a column, sorted by the sites' names.
-
-    Parameters
-    ----------
-    cases
-        Of a folder.
-    column
-        See :func:`site_column`.
-    data_dir
-        The folder, for messages.
+    """Return a folder's cases by site, sorted by the sites' names; see :func:`site_column`.
 
     Raises
     ------
     FaultError
-        A case has no such column, or a patient belongs to two sites.
+        A case lacks the column, or a patient belongs to two sites.
     """
     column = site_column(cases, column)
     raise_first(site_faults(cases, column, data_dir))

@@ -1,4 +1,4 @@
-"""The csv that says who a data set's patients are."""
+"""Read the csv that lists a data set's patients."""
 
 import csv
 from collections.abc import Callable, Sequence
@@ -10,9 +10,10 @@ from cardiac.faults import Fault
 
 
 class Row(NamedTuple):
-    """A row of the csv: where it stands, for messages, and what it says."""
+    """A row of the csv."""
 
     where: str
+    """Line and name of the row, for messages."""
     info: Columns
 
 
@@ -21,22 +22,23 @@ def read_table(
     needed: Sequence[str],
     name: Callable[[Columns], str] | None = None,
 ) -> tuple[dict[str, Row] | None, list[Fault]]:
-    """Read the rows that name somebody; the published files are padded with empty ones.
+    """Read the rows that have a name; the published files are padded with empty rows.
 
     Parameters
     ----------
     index
-        The csv. Columns are found in any case.
+        The csv. Its columns may be in upper or lower case.
     needed
-        Columns that must be there; the first holds the rows' names.
+        Columns that must exist; the first holds the rows' names.
     name
-        Makes a name of a row, where it is not the first column as it is.
+        Returns the name of a row, where it is not the first column as it stands.
 
     Returns
     -------
-    rows
-        By name; None where the file does not say who its patients are.
-    faults
+    rows : dict or None
+        Rows by name; None where the file cannot be read or lacks a column.
+    faults : list of Fault
+        All that is wrong with the file.
     """
     try:
         with index.open(newline="", encoding="utf-8-sig", errors="replace") as file:
@@ -65,11 +67,8 @@ def read_table(
             text = f"line {number}: {found}, expected {','.join(columns)}"
             faults.append(Fault("csv-row", text, path=index))
         if named in rows:
-            again = info[needed[0]]
-            text = (
-                f"line {number}: {needed[0]}: subject {again} is listed twice, expected one row "
-                "each"
-            )
+            again = f"{needed[0]}: subject {info[needed[0]]} is listed twice"
+            text = f"line {number}: {again}, expected one row each"
             faults.append(Fault("subject-twice", text, named, index))
         elif named:
             rows[named] = Row(f"line {number}, row of {info[needed[0]]}", info)

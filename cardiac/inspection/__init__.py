@@ -1,16 +1,15 @@
-"""Looks at a site's data before it joins, and does not stop at the first fault.
+"""Inspect a site's data before it joins, and list all faults.
 
 grid         spacing, slices, field of view
-intensities  images that are not what a scanner made
-anatomy      what every heart's label has in common
-orientation  what the network would see as left and right
+intensities  intensities that no scanner would make, and duplicate images
+anatomy      labels that no heart would have
+orientation  hearts that the network would see turned or mirrored
 thumbnails   small pictures of a case
-case         one case from its files to its findings
-patients     ED against ES
-folder       images twice, sites and their splits
+case         one case, from its files to its findings
+folder       ED against ES, duplicates, sites and their splits
 summary      a row for every scanner
-sheet        pictures of every case, page by page
-inspect      all of it, in several processes
+sheet        pages with a picture of every case
+inspect      a whole folder, in several processes
 
-Nothing here imports torch: that would take a worker process longer than a hundred cases.
+Nothing here imports torch, which would take each worker process longer than a hundred cases.
 """

@@ -1,4 +1,4 @@
-"""One case: from its two files to findings, facts and thumbnails."""
+"""Inspect one case: its files' faults, facts for the summary, and thumbnails."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,59 +16,47 @@ from cardiac.nifti import Found, Stack, doubt_header
 from common.labels import LV, MYO, RV, STRUCTURES
 
 LEAST_CONTRAST = 0.2
-"""Of blood against myocardium, in standard deviations within the heart; 0.75 in real data."""
+"""Least contrast of blood against myocardium, in standard deviations of the intensities within
+the heart; 0.75 in real data."""
 
 
 @dataclass
 class CaseReport:
-    """What is known of a case after its files were looked at.
-
-    Facts are None where the files do not tell them.
-
-    Attributes
-    ----------
-    shape
-        (i, j, k) of the image.
-    spacing_mm
-        (3,) along i, j, k.
-    image_hashes
-        Digests of the image's voxels as stored, and in order of intensity.
-    label_hash
-        Digest of a label that is not empty.
-    intensities
-        1st, 50th and 99th percentile.
-    volumes_ml
-        By structure.
-    rv_deg
-        See `orientation.rv_direction_deg`.
-    """
+    """What the inspection of a case found; facts are None where the files do not tell them."""
 
     case: Case
     findings: list[Fault] = field(default_factory=list)
     shape: tuple[int, ...] | None = None
+    """Shape (i, j, k) of the image."""
     spacing_mm: np.ndarray | None = None
+    """Spacing (3,) along i, j, k."""
     image_hashes: tuple[str, str] | None = None
+    """Digests of the image's voxels as stored, and of the same in order of intensity."""
     label_hash: str | None = None
+    """Digest of a label that is not empty."""
     intensities: list[float] | None = None
+    """1st, 50th and 99th percentile of the image."""
     volumes_ml: dict[str, float] | None = None
+    """Volume of each structure by its name."""
     rv_deg: float | None = None
+    """Direction from LV to RV, see `orientation.rv_direction_deg`."""
     thumbnails: Thumbnails | None = None
 
     def found(self, faults: Found, path: Path | None = None) -> None:
-        """Note faults of this case, or of one of its files."""
+        """Add faults of this case, or of one of its files, to the findings."""
         self.findings += [Fault(code, text, self.case.name, path) for code, text in faults]
 
     def has(self, *codes: str) -> bool:
-        """Say whether one of these codes was found."""
+        """Return whether one of these codes was found."""
         return any(finding.code in codes for finding in self.findings)
 
 
 def inspect_case(case: Case, *, pictures: bool) -> CaseReport:
-    """Look at one case; whatever it holds, this returns."""
+    """Inspect one case; an exception becomes the finding ``check-failed``."""
     report = CaseReport(case)
     try:
         _inspect(report, pictures)
-    except Exception as error:  # a case that we did not think of must not stop the others
+    except Exception as error:  # an unforeseen case must not stop the others
         text = f"cannot be looked at ({type(error).__name__}: {error})"
         report.findings.append(Fault("check-failed", text, case.name))
     return report
@@ -115,7 +103,7 @@ def _label_faults(report: CaseReport, canonical: np.ndarray, affine: np.ndarray 
     if edges.any():
         yield "label-cut", "the label reaches the slice's edge, expected the whole heart in view"
     box = ndimage.find_objects((canonical > 0).astype(np.uint8))[0]
-    heart = np.pad(canonical[box], ((1, 1), (1, 1), (0, 0)))  # only what is near matters below
+    heart = np.pad(canonical[box], ((1, 1), (1, 1), (0, 0)))  # the checks need only what is near
     shares = anatomy.rims(heart)
     roles = anatomy.played_by(shares)
     if roles is not None and roles != (LV, MYO, RV):
@@ -137,13 +125,11 @@ def _numbering(case: Case, roles: tuple[int, int, int]) -> str:
 
 
 def _contrast(image: np.ndarray, canonical: np.ndarray) -> Found:
-    """Yield a fault where blood is no brighter than myocardium, as it is in every cine image."""
+    """Yield a fault where blood is not brighter than myocardium, as it is in every cine image."""
     if not ((canonical == LV).any() and (canonical == MYO).any()):
         return
     blood, muscle = (float(image[canonical == part].mean()) for part in (LV, MYO))
     if not blood - muscle > LEAST_CONTRAST * float(image[canonical > 0].std()):
-        yield (
-            "blood-dark",
-            f"under it the image has a mean of {blood:.4g} in LV and {muscle:.4g} in MYO, expected "
-            "clearly brighter blood; does the label lie where the heart is?",
-        )
+        means = f"under it the image has a mean of {blood:.4g} in LV and {muscle:.4g} in MYO"
+        hint = "does the label lie where the heart is?"
+        yield "blood-dark", f"{means}, expected clearly brighter blood; {hint}"

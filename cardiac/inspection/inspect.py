@@ -1,4 +1,4 @@
-"""Inspect a whole folder, case by case in several processes."""
+"""Inspect a whole folder, its cases in several processes."""
 
 import multiprocessing
 import sys
@@ -15,24 +15,21 @@ from typing import Any
 from cardiac.datasets import Case, list_cases
 from cardiac.faults import Fault, Severity, by_severity, counts
 from cardiac.inspection.case import CaseReport, inspect_case
-from cardiac.inspection.folder import Sites, check_duplicates, check_site, divide
-from cardiac.inspection.patients import check_patients
+from cardiac.inspection.folder import Sites, check_duplicates, check_patients, check_site, divide
 from cardiac.inspection.summary import ScannerRow, scanner_rows
 from common.errors import UserError
 
 FEW_CASES = 16
-"""So many are inspected before a worker process has started."""
-
+"""Most cases for one process: they are done before a worker process has started."""
 REPORTED = ("severity", "code", "message", "case", "file")
-"""What a JSON file says of a fault."""
-
+"""Attributes of a fault in the JSON file."""
 Progress = Callable[[int, int], None]
-"""Called with the number of cases done and to do."""
+"""Called after each case with the number of cases done and in all."""
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """All that was found in a folder."""
+    """What the inspection of a folder found."""
 
     data_dir: Path
     layout: str
@@ -42,15 +39,15 @@ class Inspection:
 
     @property
     def reports(self) -> list[CaseReport]:
-        """Of all cases."""
+        """The reports of all cases."""
         return [report for site in self.sites.values() for report in site]
 
     def counts(self) -> dict[Severity, int]:
-        """Return how many findings there are of each severity."""
+        """Return the number of findings of each severity."""
         return counts(self.findings)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what belongs in a JSON file."""
+        """Return the content of the JSON file."""
         return {
             "data_dir": str(self.data_dir),
             "layout": self.layout,
@@ -77,21 +74,18 @@ def inspect_folder(
     pictures: bool = False,
     progress: Progress | None = None,
 ) -> Inspection:
-    """Look at every case of a folder and at what they have to do with each other.
+    """Inspect every case of a folder, and the cases against each other.
 
     Parameters
     ----------
-    data_dir
-        A folder in a layout of :func:`cardiac.datasets.list_cases`.
-    affine_axes
-        What the first two axes of the affines are, ``LPS`` or ``RAS``; ``dataset.toml`` says it
-        for its own folder.
+    data_dir, affine_axes
+        As for :func:`cardiac.datasets.list_cases`.
     split_by
         Column whose values are the sites; None for VENDOR or site, where there is one.
     split_seed
-        Of the splits that must not share an image.
+        Seed of the splits, which must not share an image.
     jobs
-        Processes to use.
+        Number of processes.
     pictures
         Whether to keep thumbnails for `sheet`.
     progress
@@ -100,7 +94,7 @@ def inspect_folder(
     Raises
     ------
     UserError
-        The folder is missing, of no such layout or empty, or a worker process was killed.
+        :func:`cardiac.datasets.list_cases` refuses the folder, or a worker process was killed.
     """
     listing = list_cases(data_dir, affine_axes)
     reports = []
@@ -119,7 +113,7 @@ def inspect_folder(
 
 
 def inspect_cases(cases: Sequence[Case], jobs: int, *, pictures: bool) -> Iterator[CaseReport]:
-    """Yield a report of every case, in their order."""
+    """Yield the report of every case, in the cases' order."""
     look = partial(inspect_case, pictures=pictures)
     if jobs == 1 or len(cases) <= FEW_CASES:
         yield from map(look, cases)
@@ -140,7 +134,7 @@ def inspect_cases(cases: Sequence[Case], jobs: int, *, pictures: bool) -> Iterat
 
 @contextmanager
 def _nothing_to_import() -> Iterator[None]:
-    """Keep new processes from importing the command that started us, and torch with it: 5 s."""
+    """Keep worker processes from importing the started command and torch, which takes 5 s."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
     try:

@@ -1,70 +1,63 @@
-"""What the network would see: whether the right ventricle is where everyone else has it."""
+"""Check that the network would see a heart as it sees others: not turned, not mirrored."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import ndimage
 
+from cardiac.nifti import Found
 from cardiac.view import IMAGE_DOWN, IMAGE_RIGHT, in_plane_orientation, to_view, view_spacing_mm
 from common.labels import LV, RV
 
 USUAL_DEG = -17.0
-"""Where RV lies as seen from LV: to the left (0°) and a little down; median of ACDC and M&Ms."""
+"""Median direction from LV to RV in ACDC and M&Ms: to the left (0°) and a little down."""
 MOST_OFF_DEG = 95.0
-"""For one case; 88° is the most in real data."""
+"""Largest deviation of one case from it; at most 88° in real data."""
 MOST_MEDIAN_OFF_DEG = 45.0
-"""For the median of a folder; 4° in ACDC and M&Ms."""
+"""Largest deviation of a site's median from it; 4° in ACDC and M&Ms."""
 CLEAR = 0.2
-"""By how much the best way to turn a slice must beat the other; 0.35 for a diagonal affine."""
+"""Least lead of the best way to turn a slice over the next; 0.35 for a diagonal affine."""
 OBLIQUE = 0.95
-"""Cosine: an affine whose axes are nearer to the scanner's than this says nothing of the heart."""
+"""Largest cosine between an affine's and the scanner's axes at which it is taken as oblique."""
 BASE_LARGER = 1.3
-"""By how much base and apex must differ in area to be told apart."""
+"""Least ratio of areas by which base and apex are told apart."""
 HINT = (
     "if the affines hold RAS axes, as those of dcm2niix do, set affine-axes to RAS; otherwise, did "
     "the affine turn with the pixels?"
 )
 
 
-def check_affine(affine: np.ndarray) -> Iterator[tuple[str, str]]:
-    """Yield a code and message where another way to turn the slices would be as good."""
+def check_affine(affine: np.ndarray) -> Found:
+    """Yield a fault where another way to turn the slices would be about as good."""
     directions = affine[:3, :2] / np.linalg.norm(affine[:3, :2], axis=0)
     right, down = np.abs(directions.T @ IMAGE_RIGHT), np.abs(directions.T @ IMAGE_DOWN)
     if abs(right[0] + down[1] - right[1] - down[0]) < CLEAR:
-        yield (
-            "view-unsure",
-            "the slices' axes lie midway between the standard view's, so patients may come out "
-            "turned by 90° against each other",
-        )
+        text = "the slices' axes lie midway between the standard view's"
+        yield "view-unsure", f"{text}, so patients may come out turned by 90° against each other"
 
 
-def check_view(labels: np.ndarray, affine: np.ndarray) -> Iterator[tuple[str, str]]:
-    """Yield codes and messages where a heart (i, j, k) would come out turned or mirrored."""
+def check_view(labels: np.ndarray, affine: np.ndarray) -> Found:
+    """Yield a fault where the network would see a heart (i, j, k) turned or mirrored."""
     angle = rv_direction_deg(labels, affine)
     if angle is not None and abs(_turn(angle - USUAL_DEG)) > MOST_OFF_DEG:
         yield "view-turned", f"RV lies {_where(angle)} LV, expected to its left; {HINT}"
     if is_mirrored(labels, affine):
-        yield (
-            "view-mirrored",
-            "the affine and the way from base to apex are those of a heart's mirror image; " + HINT,
-        )
+        text = "the affine and the way from base to apex are those of a heart's mirror image"
+        yield "view-mirrored", f"{text}; {HINT}"
 
 
-def check_most(angles_deg: Sequence[float]) -> Iterator[tuple[str, str]]:
-    """Yield a code and message where most cases of a folder are a little turned."""
+def check_most(angles_deg: Sequence[float]) -> Found:
+    """Yield a fault where most cases are turned, but each too little for :func:`check_view`."""
     off = float(np.median([_turn(angle - USUAL_DEG) for angle in angles_deg]))
     if MOST_MEDIAN_OFF_DEG < abs(off) <= MOST_OFF_DEG:
-        where = _where(off + USUAL_DEG)
-        yield (
-            "view-turned",
-            f"in most cases RV lies {off:+.0f}° from where it does elsewhere, {where} LV; {HINT}",
-        )
+        text = f"in most cases RV lies {off:+.0f}° from where it does elsewhere"
+        yield "view-turned", f"{text}, {_where(off + USUAL_DEG)} LV; {HINT}"
 
 
 def rv_direction_deg(labels: np.ndarray, affine: np.ndarray) -> float | None:
-    """Return where RV lies from LV in the network's view: 0 left, 90 above, −90 below.
+    """Return the direction from LV to RV in the network's view: 0 left, 90 above, −90 below.
 
-    None where one of them is missing.
+    None is returned where one of them is missing.
     """
     if not ((labels == LV).any() and (labels == RV).any()):
         return None
@@ -75,9 +68,9 @@ def rv_direction_deg(labels: np.ndarray, affine: np.ndarray) -> float | None:
 
 
 def is_mirrored(labels: np.ndarray, affine: np.ndarray) -> bool:
-    """Say whether the view's right and down and the way to the apex are a mirrored triple.
+    """Return whether the view's right and down and the way to the apex are a mirrored triple.
 
-    Only oblique affines tell: where the axes are the scanner's, orientation was lost on the way.
+    Only oblique affines can tell: an affine along the scanner's axes has lost the orientation.
     """
     axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
     if (np.abs(axes).max(axis=0) > OBLIQUE).all():
@@ -90,7 +83,7 @@ def is_mirrored(labels: np.ndarray, affine: np.ndarray) -> bool:
 
 
 def base_to_apex(labels: np.ndarray) -> float:
-    """Return +1 where slices run from base to apex, −1 the other way, 0 where it is not clear."""
+    """Return +1 where slices run from base to apex, −1 for the reverse, 0 where it is unclear."""
     area = np.count_nonzero(labels, axis=(0, 1))
     area = area[area > 0]
     if len(area) < 4:

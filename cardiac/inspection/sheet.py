@@ -1,4 +1,4 @@
-"""Contact sheets: base, middle and apex of every case with its outlines, page by page."""
+"""Draw contact sheets: base, middle and apex of every case with outlines, page by page."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -14,11 +14,11 @@ from cardiac.pictures import PAPER, montage, overlay, save_png
 
 COLUMNS = 4
 PANELS = 48
-"""Panels on a page: about 1300 × 1500 pixels."""
+"""Most panels on a page, which has about 1300 × 1500 pixels."""
 
 
 def write_sheets(sites: Sites, findings: Sequence[Fault], folder: Path) -> list[Path]:
-    """Write ``sheet-SITE.png``, and ``sheet-SITE-2.png`` … for what does not fit on it.
+    """Write ``sheet-SITE.png``, and ``sheet-SITE-2.png`` … for cases that do not fit on it.
 
     Raises
     ------
@@ -36,7 +36,7 @@ def write_sheets(sites: Sites, findings: Sequence[Fault], folder: Path) -> list[
 
 
 def sheets(reports: Sequence[CaseReport], findings: Sequence[Fault]) -> Iterator[np.ndarray]:
-    """Yield pages (h, w, 3) with one panel per case, each under its name and what was found."""
+    """Yield pages (h, w, 3) with a panel for each case, under its name and number of faults."""
     by_name: dict[str, list[Fault]] = {}
     for finding in findings:
         by_name.setdefault(finding.case, []).append(finding)
@@ -47,7 +47,7 @@ def sheets(reports: Sequence[CaseReport], findings: Sequence[Fault]) -> Iterator
 
 
 def panel(report: CaseReport) -> np.ndarray:
-    """Return a case's three slices side by side, in the network's view; grey without an image."""
+    """Return a case's three slices side by side in the network's view; grey without an image."""
     if report.thumbnails is None:
         return np.full((SIDE, 3 * SIDE, 3), 2 * PAPER, np.uint8)
     slices = zip(report.thumbnails.grey, report.thumbnails.label, strict=True)

@@ -1,4 +1,4 @@
-"""A row for every scanner: how much there is of it, and what its images are like."""
+"""Summarise each scanner of a folder: its cases, spacing and intensities."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,15 +10,14 @@ from cardiac.inspection.case import CaseReport
 from cardiac.inspection.folder import Sites
 
 SCANNER_COLUMNS = ("VENDOR", "SCANNER", "FIELD")
-"""Of M&Ms-2; ACDC has one scanner and no word of it."""
-
+"""Columns of M&Ms-2 that name a scanner; ACDC has no such columns."""
 Range = tuple[float, float] | None
-"""Least and most; None where nothing is known."""
+"""Least and largest value; None where nothing is known."""
 
 
 @dataclass(frozen=True)
 class ScannerRow:
-    """What one scanner of one site gave."""
+    """The summary of one scanner of one site."""
 
     site: str
     scanner: str
@@ -42,7 +41,7 @@ def scanner_rows(sites: Sites) -> list[ScannerRow]:
 
 
 def _scanner(report: CaseReport, site: str) -> str:
-    """Name a scanner, without its vendor where the site is the vendor."""
+    """Return a scanner's name, without its vendor where the site is named after the vendor."""
     parts = {column: report.case.info.get(column, "") for column in SCANNER_COLUMNS}
     if site_name("VENDOR", parts["VENDOR"]) == site:
         parts["VENDOR"] = ""

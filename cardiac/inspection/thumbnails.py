@@ -1,4 +1,4 @@
-"""Small pictures of a case, light enough to be kept for thousands of cases."""
+"""Cut small pictures from a case, of which thousands fit into memory."""
 
 from dataclasses import dataclass
 
@@ -9,25 +9,27 @@ from cardiac.pictures import to_grey
 from cardiac.view import to_view
 
 SIDE = 104
-"""Pixels of a thumbnail's side."""
+"""Pixels on the side of a thumbnail."""
 WINDOW_MM = 160.0
-"""What a thumbnail shows around the heart."""
+"""Side of a thumbnail in the patient, with the heart in its middle."""
 
 
 @dataclass(frozen=True)
 class Thumbnails:
-    """Slices at a sixth, half and five sixths of the heart, (3, SIDE, SIDE) uint8."""
+    """Slices at a sixth, half and five sixths of the heart."""
 
     grey: np.ndarray
+    """(3, SIDE, SIDE) uint8 intensities."""
     label: np.ndarray
+    """(3, SIDE, SIDE) uint8 canonical labels."""
 
 
 def thumbnails(
     image: np.ndarray, label: np.ndarray | None, affine: np.ndarray | None
 ) -> Thumbnails:
-    """Cut three slices of an image (i, j, k) around the label; around the middle without one.
+    """Cut three slices of an image (i, j, k) around its label, or around its middle without one.
 
-    They are in the network's view, or as stored where there is no affine.
+    They are turned into the network's view, or left as stored where there is no affine.
     """
     if label is None or label.shape != image.shape:
         label = np.zeros(image.shape, np.uint8)

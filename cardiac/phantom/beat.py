@@ -1,4 +1,4 @@
-"""The heart at one moment of its beat: its surfaces, label map and tissues."""
+"""Place a heart's surfaces at one moment of its beat; make its label map and tissues."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,25 +12,24 @@ from common.labels import BACKGROUND, LV, MYO, RV
 
 RV_WALL_MM = 3.0
 BASE_EDGE = 0.4
-"""Share of a slice over which the base fades: less than all of it, as the base is no plane."""
+"""Share of a slice's thickness over which the base fades; below 1, as the base is no plane."""
 TRUNCATION = 0.25
-"""Where the LV is widest, as a fraction of its length from the base."""
-
-# Middle (towards the septum, across it clockwise in the image) and radius in mm of what lies
-# above the ventricles: left atrium, aortic root, right atrium, pulmonary artery.
+"""Position of the LV's widest place, as a fraction of its length from the base."""
 GREAT_VESSELS = ((-4.0, -14.0, 19.0), (10.0, 6.0, 13.0), (44.0, -18.0, 20.0), (26.0, 28.0, 12.0))
+"""Left atrium, aortic root, right atrium and pulmonary artery above the ventricles, in mm from the
+LV's axis: centre (towards the septum, across it clockwise in the image) and radius."""
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Where the voxels of a volume lie, in mm from the LV's axis and its base in end-diastole."""
+    """Positions of voxels, in mm from the LV's axis and its base in end-diastole."""
 
     x: Array
-    """To the image's right, (w, 1, 1)."""
+    """(w, 1, 1) to the image's right."""
     y: Array
-    """Down the image, (1, h, 1)."""
+    """(1, h, 1) down the image."""
     s: Array
-    """Towards the apex, (1, 1, z)."""
+    """(1, 1, z) towards the apex."""
     pixel_mm: float
     slice_mm: float
 
@@ -44,29 +43,21 @@ class Beat:
     angle: Array
     """Angle of each voxel from the middle of the septum, -pi to pi, clockwise in the image."""
     endo: Array
+    """Inside of the LV's wall."""
     epi: Array
+    """Outside of the LV's wall."""
     rv: Array
     """Outside of the RV's cavity; equals ``epi`` where there is none."""
     lv_depth: Array
-    """How far a slice lies below the LV's base, (1, 1, z)."""
+    """Depth of each slice below the LV's base, (1, 1, z)."""
     rv_depth: Array
-    """How far a slice lies below the RV's base, (1, 1, z)."""
+    """Depth of each slice below the RV's base, (1, 1, z)."""
     slant: Array
-    """How far the LV's surfaces move in plane within one slice, (1, 1, z)."""
+    """In-plane shift of the LV's surfaces within one slice, (1, 1, z)."""
 
 
 def beat(heart: Heart, phase: float, grid: Grid) -> Beat:
-    """Place the heart's surfaces on a grid.
-
-    Parameters
-    ----------
-    heart
-        The patient's heart.
-    phase
-        0 is end-diastole, 1 end-systole; values between are between.
-    grid
-        Where to sample it.
-    """
+    """Return the heart's surfaces on a grid at a phase from 0, end-diastole, to 1, end-systole."""
     shape = heart.shape
     right = grid.x - heart.lean[0] * (grid.s - shape.length_mm / 2)
     down = grid.y - heart.lean[1] * (grid.s - shape.length_mm / 2)
@@ -95,7 +86,7 @@ def beat(heart: Heart, phase: float, grid: Grid) -> Beat:
     rv_along = np.clip(rv_depth / (heart.rv_reach * length - heart.rv_base_mm), 0, 1)
     width = shape.rv_width_mm * (1 - phase * (1 - shape.rv_squeeze)) * np.sqrt(1 - rv_along**1.7)
     across = np.clip(angle / (heart.rv_opening_rad * (1 - 0.3 * rv_along**2)), -1, 1)
-    # Reaches up to the outflow tract at the base, down to the diaphragm further below
+    # The RV reaches up to the outflow tract at the base, down to the diaphragm further below
     lobe = (1 - np.abs(across) ** 2.4) ** 0.8 * (1 + (0.15 - 0.4 * rv_along) * across)
     half_slice = 0.5 * grid.slice_mm / length
     return Beat(
@@ -111,26 +102,24 @@ def beat(heart: Heart, phase: float, grid: Grid) -> Beat:
 
 
 def _profile(along: Array) -> Array:
-    """Radius of a truncated ellipsoid over its largest, from the base (0) to the tip (1)."""
+    """Return the radius of a truncated ellipsoid over its largest, from base (0) to tip (1)."""
     from_widest = (along - TRUNCATION) / (1 - TRUNCATION)
     radius: Array = np.sqrt(np.clip(1 - from_widest**2, 0, 1))
     return radius
 
 
 def _scar(heart: Heart, angle: Array, along: Array) -> Array:
-    """Return how far the wall is infarcted, 0 to 1: a sector from mid-height to the apex."""
+    """Return the degree of infarction, 0 to 1: a sector of the wall from mid-height to apex."""
     if not heart.shape.scar:
         return np.zeros((1, 1, 1), np.float32)
     off = np.abs((angle - heart.scar_rad + np.pi) % (2 * np.pi) - np.pi)
     sector = np.clip((heart.scar_half_rad - off) / 0.4 + 0.5, 0, 1)
-    scar: Array = (heart.shape.scar * sector * np.clip((along - 0.15) / 0.2, 0, 1)).astype(
-        np.float32
-    )
-    return scar
+    scar: Array = heart.shape.scar * sector * np.clip((along - 0.15) / 0.2, 0, 1)
+    return scar.astype(np.float32)
 
 
 def label(at: Beat) -> npt.NDArray[np.uint8]:
-    """Return the label map (w, h, z) in the project's numbers, by each voxel's centre."""
+    """Return the canonical label (w, h, z) of each voxel's centre."""
     lv_wall = (at.lv_depth >= 0) & (at.radius < at.epi)
     rv_cavity = (at.rv_depth >= 0) & (at.radius < at.rv) & (at.radius >= at.epi)
     labels = np.where(rv_cavity, RV, BACKGROUND)
@@ -174,7 +163,7 @@ def heart_layers(heart: Heart, at: Beat, grid: Grid) -> Iterator[Layer]:
 
 
 def _great_vessels(heart: Heart, grid: Grid) -> Array:
-    """Return how deep a point lies in an atrium or great vessel, (w, h, 1)."""
+    """Return the depth of each point within an atrium or great vessel, (w, h, 1)."""
     cos, sin = np.cos(heart.septum_rad), np.sin(heart.septum_rad)
     scale = heart.epi_mm / 34
     depths = [
@@ -190,7 +179,7 @@ def _great_vessels(heart: Heart, grid: Grid) -> Array:
 
 
 def _papillary_muscles(heart: Heart, at: Beat, grid: Grid) -> Array:
-    """Return the share of the two papillary muscles, between mid-height and the apex."""
+    """Return the share of each voxel in one of the two papillary muscles, (w, h, z)."""
     along = at.lv_depth / heart.shape.length_mm
     present = np.clip(1 - ((along - 0.55) / 0.35) ** 4, 0, 1)
     ragged = 0.8 * heart.trabeculae(grid.x, grid.y, grid.s)

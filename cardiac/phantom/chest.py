@@ -1,7 +1,7 @@
-"""What surrounds the heart: chest wall, lung, diaphragm, liver, aorta and spine.
+"""Make the chest around the heart: its wall, lung, diaphragm, liver, aorta and spine.
 
-Much of it is as bright as blood or as dark as muscle, so that brightness alone does not tell
-where the heart is.
+Much of it is as bright as blood or as dark as muscle, so that brightness alone does not show where
+the heart is.
 """
 
 from collections.abc import Iterator
@@ -14,6 +14,7 @@ from cardiac.phantom.heart import Heart
 from cardiac.phantom.shapes import Array, Field, Layer, Tissue, cover, draw_field
 
 MUSCLE_MM = 9.0
+"""Thickness of the chest's muscle."""
 
 
 @dataclass(frozen=True)
@@ -25,20 +26,23 @@ class Chest:
     middle_mm: tuple[float, float]
     """Centre of the body in the slice at the LV's base."""
     turn_rad: float
-    """How far the body is turned in the image."""
+    """Turn of the body in the image."""
     slope: float
-    """How far the chest wall comes in from the left per mm towards the apex."""
+    """Shift of the body to the right per mm towards the apex."""
     fat_mm: float
+    """Thickness of the fat under the skin."""
     diaphragm_mm: float
-    """Height of the diaphragm under the LV."""
+    """Distance of the diaphragm below the LV's axis, at the LV's base."""
     diaphragm_rise: float
-    """How far the diaphragm comes up per mm towards the apex."""
+    """Rise of the diaphragm per mm towards the apex."""
     diaphragm_tilt: float
+    """Fall of the diaphragm per mm to the right."""
     diaphragm_dome: float
+    """Fall of the diaphragm per squared mm from the LV's axis, in 1/mm."""
     liver_edge_mm: float
-    """Where the liver ends and the stomach begins."""
+    """Position along x where the liver ends and the stomach begins."""
     aorta_mm: tuple[float, float, float]
-    """Centre and radius."""
+    """Centre (x, y) and radius, as of spine and stomach."""
     spine_mm: tuple[float, float, float]
     stomach_mm: tuple[float, float, float]
     outline: Field

@@ -1,4 +1,4 @@
-"""One patient's examination: ED and ES images with their labels, on the scanner's grid."""
+"""Examine one patient: images and labels of ED and ES on the scanner's grid."""
 
 from dataclasses import dataclass
 
@@ -14,33 +14,37 @@ from common.seeding import derive_seed
 
 PHASES = {"ED": 0.0, "ES": 1.0}
 SLICES = 7, 12
+"""Least and largest number of slices."""
 
 
 @dataclass(frozen=True)
 class Examination:
-    """What a patient's examination depends on, and nothing else does."""
+    """All that a patient's images depend on."""
 
     patient: int
-    """Number in the data set."""
+    """Number of the patient in the data set."""
     disease: str
+    """A key of ``DISEASES``."""
     scanner: Scanner
     seed: int
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One frame as stored; arrays (i, j, k) in the scanner's axes."""
+    """One frame as the scanner stores it."""
 
     image: npt.NDArray[np.generic]
+    """(i, j, k) intensities."""
     labels: npt.NDArray[np.generic]
-    """In the project's numbers."""
+    """(i, j, k) canonical labels."""
     affine: npt.NDArray[np.float64]
+    """(4, 4)."""
 
 
 def examine(examination: Examination) -> dict[str, Frame]:
-    """Return the patient's frames by name, ``ED`` and ``ES``, on one grid.
+    """Return the patient's frames ``ED`` and ``ES``, on one grid.
 
-    The anatomy depends on the examination's seed and disease, not on the scanner.
+    The anatomy depends on the examination's seed and disease alone, not on the scanner.
     """
     anatomy, look, *noise = (
         np.random.default_rng(derive_seed(examination.seed, part))

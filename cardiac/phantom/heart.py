@@ -1,4 +1,4 @@
-"""A patient's heart: its typical shape and motion by disease, varied at random."""
+"""Draw a patient's heart: the typical shape and motion of a disease, varied at random."""
 
 from dataclasses import dataclass, replace
 
@@ -11,18 +11,18 @@ from cardiac.phantom.shapes import Field, draw_field
 class Shape:
     """Size and motion of a heart.
 
-    The left ventricle is a prolate ellipsoid cut off at the base, the myocardium a wall around
-    it and the right ventricle a crescent on its septum.
+    The left ventricle is a prolate ellipsoid cut off at the base, the myocardium is a wall around
+    it, and the right ventricle is a crescent on its septum.
     """
 
     radius_mm: float
     """Largest radius of the LV cavity in end-diastole."""
     length_mm: float
-    """LV cavity from base to apex in end-diastole."""
+    """Length of the LV cavity from base to apex in end-diastole."""
     wall_mm: float
     """Thickness of the wall in end-diastole."""
     rv_width_mm: float
-    """Septum to free wall of the RV, at its widest, in end-diastole."""
+    """Largest width of the RV from septum to free wall in end-diastole."""
     squeeze: float
     """LV radius in end-systole over that in end-diastole."""
     shortening: float
@@ -30,9 +30,9 @@ class Shape:
     rv_squeeze: float
     """RV width in end-systole over that in end-diastole."""
     septal_bulge: float
-    """How much thicker the septum is than the rest of the wall, as a fraction."""
+    """Extra thickness of the septum, as a fraction of the wall's."""
     septal_flattening: float
-    """How far a strained RV presses the septum in, as a fraction of the LV's radius."""
+    """Depth to which a strained RV presses the septum in, as a fraction of the LV's radius."""
     scar: float
     """1 where a sector of the wall is thinned and does not contract (infarction), else 0."""
 
@@ -62,16 +62,18 @@ class Heart:
     rv_opening_rad: float
     """Half the angle around the LV that the RV spans."""
     rv_base_mm: float
-    """Where the RV begins, from the LV's base; negative is above it."""
+    """Position of the RV's base below the LV's base; negative is above."""
     rv_reach: float
-    """Where the RV ends, as a fraction of the LV's length."""
+    """Position of the RV's end, as a fraction of the LV's length."""
     scar_rad: float
-    """Middle of the infarcted sector, from the middle of the septum."""
+    """Angle from the middle of the septum to the middle of the infarcted sector."""
     scar_half_rad: float
+    """Half the angle of the infarcted sector."""
     papillary: tuple[tuple[float, float], tuple[float, float]]
-    """Of each papillary muscle the angle from the septum, and its radius over the cavity's."""
+    """For each papillary muscle its angle from the septum, and its radius over the cavity's."""
     trabeculae: Field
     fat: Field
+    """Texture of the fat around the heart."""
 
     @property
     def epi_mm(self) -> float:

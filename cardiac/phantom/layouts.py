@@ -54,20 +54,13 @@ def write_mnms2_table(mnms2: Path, examinations: Iterable[Examination]) -> None:
         table.writerow(_COLUMNS)
         for examination in examinations:
             scanner = examination.scanner
-            table.writerow(
-                (
-                    examination.patient,
-                    examination.disease,
-                    scanner.vendor,
-                    scanner.model,
-                    scanner.field_tesla,
-                )
-            )
+            about = scanner.vendor, scanner.model, scanner.field_tesla
+            table.writerow((examination.patient, examination.disease, *about))
         table.writerow([""] * len(_COLUMNS))  # the published table is padded
 
 
 def _write_frame(stem: Path, frame: Frame, values: Mapping[int, int]) -> None:
-    """Write an image and its labels, in the data set's own numbers, as ``stem[_gt].nii.gz``."""
+    """Write ``STEM.nii.gz`` and ``STEM_gt.nii.gz``, with labels in the data set's own numbers."""
     numbers = np.array([0, *(values[label] for label in sorted(values))])
     # M&Ms-2 keeps the labels of a floating-point study in floating point
     kind = np.float64 if frame.image.dtype == np.float64 else np.uint8

@@ -1,16 +1,14 @@
-"""Where a scanner's files say that their slices lie."""
+"""Store slices in a scanner's order and direction, with the affine of where they lie."""
 
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-Direction = Literal["right", "left", "down", "up"]
+from cardiac.view import IMAGE_DOWN, IMAGE_RIGHT
 
-# Standard short-axis view in the scanner's LPS axes (+x left, +y posterior, +z superior), which
-# is what the affines of ACDC and M&Ms-2 hold although NIfTI means RAS. Measured on real files.
-_RIGHT = np.array([0.85, 0.5, 0.0])
-_DOWN = np.array([-0.375, 0.375, -0.85])
+Direction = Literal["right", "left", "down", "up"]
+"""Direction of an array's axis in the standard view."""
 
 
 def to_file_order(
@@ -29,22 +27,22 @@ def oblique_affine(
     shape: tuple[int, ...],
     rng: np.random.Generator,
 ) -> npt.NDArray[np.float64]:
-    """Return the affine (4, 4) of a study whose slices lie as short-axis slices do.
+    """Return an affine (4, 4) into LPS, as short-axis slices have it.
 
     Parameters
     ----------
     axes
-        Where the first and second axis of the array go; the third goes from base to apex.
+        Directions of the array's first and second axis; the third goes from base to apex.
     voxel_mm
         Spacing along the array's axes.
     shape
-        Of the array, as stored.
+        Shape of the array as stored.
     rng
         Draws how this patient's heart lies in the magnet.
     """
     tilt, centre_mm = rng.normal(0, 0.06, (2, 3)), rng.uniform(-25, 25, 3)
-    right = _unit(_RIGHT + tilt[0])
-    down = _DOWN + tilt[1]
+    right = _unit(IMAGE_RIGHT + tilt[0])
+    down = IMAGE_DOWN + tilt[1]
     down = _unit(down - (down @ right) * right)
     ways = {"right": right, "left": -right, "down": down, "up": -down}
     towards_apex = -np.cross(right, down)

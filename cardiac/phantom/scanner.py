@@ -1,7 +1,7 @@
-"""How a scanner shows a body: brightness, shading, blur, noise, and its grid."""
+"""Show a body as a scanner does: brightness, shading, blur, noise, and the scanner's grid."""
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Literal
 
 import numpy as np
@@ -25,36 +25,35 @@ class Contrast:
 
 @dataclass(frozen=True)
 class Scanner:
-    """A vendor's look and file conventions."""
+    """The look of a scanner's images, and the conventions of its files."""
 
     vendor: str
     model: str
-    field_tesla: float
     contrast: Contrast
     gamma: float
     """Exponent of the brightness curve, after noise."""
     noise: float
     """Rician sigma, as a fraction of the largest intensity."""
     bias: float
-    """Strength of the coil's shading: how much brighter the near chest wall is."""
+    """Strength of the coil's shading, which makes the near chest wall brighter."""
     blur_mm: float
     """Sigma of the in-plane point spread."""
     spacing_mm: float
     thickness_mm: float
     matrix: tuple[int, int]
-    """Pixels to the right and down."""
+    """Number of pixels to the right and down."""
     intensity_max: int
     axes: tuple[Direction, Direction] = ("right", "down")
-    """Where the first and second axis of the array go in the standard view."""
+    """Directions of the array's first and second axis in the standard view."""
     oblique: bool = False
-    """Whether the affine says where the slices lie; otherwise it is diagonal."""
+    """Whether the affine tells how the slices lie; otherwise it is diagonal."""
     dtype: Literal["int16", "float64"] = "int16"
+    field_tesla: float = 1.5
 
 
 SOURCE = Scanner(
     vendor="SIEMENS",
     model="Aera",
-    field_tesla=1.5,
     contrast=Contrast(0.66, 0.26, 0.82, 0.06, 0.29, 0.012),
     gamma=1.0,
     noise=0.015,
@@ -73,7 +72,6 @@ VENDORS = {
         Scanner(
             vendor="SIEMENS",
             model="Avanto",
-            field_tesla=1.5,
             contrast=Contrast(0.55, 0.26, 0.70, 0.08, 0.33, 0.012),
             gamma=1.5,
             noise=0.06,
@@ -87,7 +85,6 @@ VENDORS = {
         Scanner(
             vendor="Philips Medical Systems",
             model="Achieva",
-            field_tesla=1.5,
             contrast=Contrast(0.69, 0.29, 0.60, 0.11, 0.38, 0.020),
             gamma=0.85,
             noise=0.04,
@@ -102,7 +99,6 @@ VENDORS = {
         Scanner(
             vendor="GE MEDICAL SYSTEMS",
             model="SIGNA EXCITE",
-            field_tesla=1.5,
             contrast=Contrast(0.50, 0.27, 0.50, 0.09, 0.37, 0.014),
             gamma=1.3,
             noise=0.03,
@@ -122,37 +118,32 @@ VENDORS = {
 
 
 def blend(vendor: Scanner, heterogeneity: float) -> Scanner:
-    """Return a scanner on the way from ``SOURCE`` (0) to the vendor's (1), or beyond.
+    """Return a scanner between ``SOURCE`` (heterogeneity 0) and the vendor's (1), or beyond.
 
-    Every number goes along a geometric path, so it stays positive. File conventions (axes,
-    affine, data type) are no matter of looks and stay the vendor's.
+    Every number of the look follows a geometric path, so it stays positive. File conventions
+    (axes, affine, data type) stay the vendor's.
     """
 
     def between(source: float, target: float) -> float:
         return float(source ** (1 - heterogeneity) * target**heterogeneity)
 
-    contrast = asdict(vendor.contrast)
-    for tissue, source in asdict(SOURCE.contrast).items():
-        contrast[tissue] = between(source, contrast[tissue])
+    def blended(of: object, to: object, names: Iterable[str]) -> dict[str, float]:
+        return {name: between(getattr(of, name), getattr(to, name)) for name in names}
+
+    look = ("gamma", "noise", "bias", "blur_mm", "spacing_mm", "thickness_mm")
+    tissues = [spec.name for spec in fields(Contrast)]
+    width, height = map(between, SOURCE.matrix, vendor.matrix)
     return replace(
         vendor,
-        contrast=Contrast(**contrast),
-        gamma=between(SOURCE.gamma, vendor.gamma),
-        noise=between(SOURCE.noise, vendor.noise),
-        bias=between(SOURCE.bias, vendor.bias),
-        blur_mm=between(SOURCE.blur_mm, vendor.blur_mm),
-        spacing_mm=between(SOURCE.spacing_mm, vendor.spacing_mm),
-        thickness_mm=between(SOURCE.thickness_mm, vendor.thickness_mm),
-        matrix=(
-            round(between(SOURCE.matrix[0], vendor.matrix[0])),
-            round(between(SOURCE.matrix[1], vendor.matrix[1])),
-        ),
+        contrast=Contrast(**blended(SOURCE.contrast, vendor.contrast, tissues)),
+        matrix=(round(width), round(height)),
         intensity_max=round(between(SOURCE.intensity_max, vendor.intensity_max)),
+        **blended(SOURCE, vendor, look),  # type: ignore[arg-type]
     )
 
 
 def tune(scanner: Scanner, rng: np.random.Generator) -> Scanner:
-    """Vary the look from one patient to the next, as loading and settings do."""
+    """Vary the look at random, as the coil's load and the settings do between patients."""
     contrast = {
         tissue: level * float(np.exp(rng.normal(0, 0.05)))
         for tissue, level in asdict(scanner.contrast).items()
@@ -169,18 +160,9 @@ def tune(scanner: Scanner, rng: np.random.Generator) -> Scanner:
 def acquire(
     scanner: Scanner, layers: Iterable[Layer], grid: Grid, rng: np.random.Generator
 ) -> Array:
-    """Image a body: (w, h, z) of whole intensities from 0 to ``scanner.intensity_max``.
+    """Return the image (w, h, z) of a body's layers in whole numbers up to ``intensity_max``.
 
-    Parameters
-    ----------
-    scanner
-        The look.
-    layers
-        The body's tissues, each covering the ones before.
-    grid
-        Where the voxels lie.
-    rng
-        Draws texture, shading and noise.
+    ``rng`` draws texture, shading and noise.
     """
     shape = (grid.x.size, grid.y.size, grid.s.size)
     image: Array = np.full(shape, scanner.contrast.background, np.float32)
@@ -201,7 +183,7 @@ def acquire(
 
 
 def _blur(image: Array, sigma: float) -> Array:
-    """Gaussian blur of the first two axes of (w, h, z), in pixels."""
+    """Blur the first two axes of (w, h, z) by a Gaussian of ``sigma`` pixels."""
 
     def kernel(size: int) -> Array:
         offset = np.arange(size)[:, None] - np.arange(size)

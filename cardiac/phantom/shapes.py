@@ -1,8 +1,8 @@
-"""Tissues, soft edges and smooth random textures, all in millimetres.
+"""Tissues, soft edges and smooth random textures, from which bodies are made.
 
-A shape is given by how deep a point lies inside it, so the same body can be sampled on any
-scanner's grid. Coordinates broadcast: x, to the image's right, is ``(w, 1, 1)``; y, down the
-image, is ``(1, h, 1)``; s, from base to apex across the slices, is ``(1, 1, z)``.
+A shape is given by the depth of each point inside it, in mm, so any scanner's grid can sample the
+same body. Coordinates broadcast: x, to the image's right, is ``(w, 1, 1)``; y, down the image, is
+``(1, h, 1)``; s, from base to apex across the slices, is ``(1, 1, z)``.
 """
 
 from dataclasses import dataclass
@@ -13,17 +13,17 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.floating[Any]]
-"""Of single precision, wherever a volume is as large as a scan."""
-
+"""Single precision wherever the array is as large as a scan."""
 FIELD_EXTENT_MM = 260.0
+"""Longest wavelength of a field."""
 
 
 class Tissue(Enum):
-    """Materials that a scanner shows each at its own brightness."""
+    """A material that a scanner shows at a brightness of its own."""
 
     BLOOD = "blood"
     MYOCARDIUM = "myocardium"
-    """Also stands for the other muscles."""
+    """Myocardium and all other muscle."""
     FAT = "fat"
     LUNG = "lung"
     LIVER = "liver"
@@ -33,20 +33,20 @@ class Tissue(Enum):
 Layer = tuple[Tissue, Array]
 """A tissue and the share of each voxel ``(w, h, z)`` that it takes, from 0 to 1.
 
-Layers are laid one over the other: what comes later hides what came before.
+A later layer hides earlier ones.
 """
 
 
 def cover(depth_mm: Array, edge_mm: float | Array) -> Array:
-    """Share of a voxel that a shape fills, from 0 to 1.
+    """Return the share of each voxel that a shape fills, from 0 to 1.
 
     Parameters
     ----------
     depth_mm
-        How far the voxel's centre lies inside the shape (negative: outside).
+        Depth of the voxel's centre inside the shape; negative outside.
     edge_mm
-        Width over which the edge runs from empty to full: the pixel, or more
-        where the surface is slanted within the slice.
+        Width over which the edge runs from empty to full: the pixel, or more where the surface
+        is slanted within the slice.
     """
     filled: Array = np.clip(depth_mm / edge_mm + np.float32(0.5), 0, 1)
     return filled
@@ -56,15 +56,17 @@ def cover(depth_mm: Array, edge_mm: float | Array) -> Array:
 class Field:
     """A smooth random function of position, of mean 0 and variance 1.
 
-    A sum of products of cosines: it has no grid of its own, so ED and ES or two
-    scanners see the same texture.
+    It is a sum of products of cosines without a grid of its own, so ED and ES or two scanners show
+    the same texture.
     """
 
-    coefficients: Array  # (fx, fy, fs)
+    coefficients: Array
+    """(fx, fy, fs), one for each product of frequencies."""
     phases: tuple[Array, Array, Array]
+    """Phase of each frequency along x, y and s."""
 
     def __call__(self, x: Array, y: Array, s: Array) -> Array:
-        """Evaluate at broadcastable coordinates in mm; returns ``(w, h, z)``."""
+        """Return the function's values ``(w, h, z)`` at broadcastable coordinates in mm."""
         waves_x, waves_y, waves_s = (
             np.cos(
                 np.float32(2 * np.pi / FIELD_EXTENT_MM)

@@ -1,4 +1,4 @@
-"""Plan whole data sets of phantoms and write them, each folder whole or not at all."""
+"""Write whole data sets of phantoms."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -14,17 +14,17 @@ from common.errors import UserError
 from common.seeding import derive_seed
 
 Progress = Callable[[int, int], None]
-"""Called after each patient with the number of patients done and to do."""
+"""Called after each patient with the number of patients done and in all."""
 
 PATIENTS = {"SIEMENS": 16, "Philips Medical Systems": 16, "GE MEDICAL SYSTEMS": 8}
-"""Patients by vendor unless told otherwise: one site is half the size of the others."""
+"""Default number of patients by vendor; one site is half the size of the others."""
 ACDC_DISEASES = ("NOR", "DCM", "HCM", "MINF", "RV")
 MNMS2_DISEASES = ("NOR", "DCM", "HCM", "RV")
 PATHOLOGY = "RV"
-"""What one vendor alone has where that is asked for: a dilated RV, which is a label of its own."""
+"""Disease of ``pathology_at``, a dilated RV: it shows in a label of its own."""
 MOST_ACDC = 999
 MOST_PER_VENDOR = 300
-"""Each vendor has its own range of subject codes, so that more of one renumbers no other."""
+"""Size of each vendor's own range of subject codes, so more of one renumber no other."""
 MOST_HETEROGENEITY = 2.0
 
 
@@ -40,32 +40,33 @@ def write_phantom(
 ) -> None:
     """Write both layouts: ``out/acdc`` to pretrain on, ``out/mnms2`` with one site per vendor.
 
-    The same arguments give the same files. A patient depends on the seed, the layout, the vendor
-    and its own number alone, so asking for more patients changes none of the others.
+    The same arguments give the same files. A patient depends only on the seed, the layout, the
+    vendor and its own number, so more patients leave the others as they are. Each layout's folder
+    is written whole or not at all.
 
     Parameters
     ----------
     out
         Folder to write to; made if missing.
     seed
-        At least 0.
+        Seed of all patients, at least 0.
     acdc_patients
-        Patients of the source scanner, at most ``MOST_ACDC``.
+        Number of patients of the source scanner, at most ``MOST_ACDC``.
     patients
-        Patients by vendor (a key of ``VENDORS``), at most ``MOST_PER_VENDOR`` each.
+        Number of patients by vendor (a key of ``VENDORS``), at most ``MOST_PER_VENDOR`` each.
     heterogeneity
-        How far the vendors' looks are from the source scanner's: 0 is alike, 1 clearly
+        Difference of the vendors' looks from the source scanner's: 0 is alike, 1 clearly
         different; at most ``MOST_HETEROGENEITY``.
     pathology_at
-        Vendor, or its site's name: all its patients have ``PATHOLOGY`` and nobody else has, the
-        source scanner's patients included. Empty to have every disease everywhere.
+        Vendor, or its site's name, whose patients all have ``PATHOLOGY``, while nobody else has it,
+        not even in ACDC. Empty for every disease everywhere.
     progress
         See ``Progress``.
 
     Raises
     ------
     UserError
-        ``out/acdc`` or ``out/mnms2`` holds something already, or a number makes no sense.
+        ``out/acdc`` or ``out/mnms2`` is not empty, or a value is out of range.
     """
     spared = _without_pathology(ACDC_DISEASES) if pathology_at else None
     acdc = _plan_acdc(seed, acdc_patients, spared)
@@ -81,14 +82,9 @@ def write_acdc(
     diseases: Sequence[str] | None = None,
     progress: Progress | None = None,
 ) -> None:
-    """Write ``out/acdc`` alone, the same as `write_phantom` would.
+    """Write the ``out/acdc`` of :func:`write_phantom` alone.
 
-    Parameters
-    ----------
-    out, seed, patients, progress
-        As for `write_phantom`.
-    diseases
-        Keys of ``DISEASES`` that the patients have in turn; ``ACDC_DISEASES`` if None.
+    The patients have ``diseases``, keys of ``DISEASES``, in turn; ``ACDC_DISEASES`` by default.
     """
     _write(out, {"acdc": _plan_acdc(seed, patients, diseases)}, progress)
 
@@ -103,15 +99,10 @@ def write_mnms2(
     pathology_at: str = "",
     progress: Progress | None = None,
 ) -> None:
-    """Write ``out/mnms2`` alone, the same as `write_phantom` would.
+    """Write the ``out/mnms2`` of :func:`write_phantom` alone.
 
-    Parameters
-    ----------
-    out, seed, patients, heterogeneity, pathology_at, progress
-        As for `write_phantom`.
-    diseases
-        By vendor, keys of ``DISEASES`` that its patients have in turn; ``MNMS2_DISEASES`` for a
-        vendor that is not named. ``pathology_at`` goes before it.
+    The patients of each vendor have the ``diseases`` by vendor, keys of ``DISEASES``, in turn;
+    ``MNMS2_DISEASES`` by default. ``pathology_at`` is applied after it.
     """
     diseases = _at(pathology_at, patients, diseases)
     _write(out, {"mnms2": _plan_mnms2(seed, patients, heterogeneity, diseases)}, progress)
@@ -142,9 +133,8 @@ def _plan_mnms2(
     diseases = diseases or {}
     _check_count("seed", seed, 0)
     if not 0 <= heterogeneity <= MOST_HETEROGENEITY:  # refuses NaN, too
-        raise UserError(
-            f"heterogeneity: found {heterogeneity}, expected 0 to {MOST_HETEROGENEITY:g}"
-        )
+        most = f"{MOST_HETEROGENEITY:g}"
+        raise UserError(f"heterogeneity: found {heterogeneity}, expected 0 to {most}")
     for vendor in (*patients, *diseases):
         if vendor not in VENDORS:
             raise UserError(f"vendor {vendor!r} is unknown; expected one of {', '.join(VENDORS)}")
@@ -170,7 +160,7 @@ def _plan_mnms2(
 def _at(
     place: str, patients: Mapping[str, int] | None, diseases: Mapping[str, Sequence[str]] | None
 ) -> Mapping[str, Sequence[str]] | None:
-    """Return diseases by vendor with ``PATHOLOGY`` at one place only; unchanged without one."""
+    """Return diseases by vendor; where a place is given, only its patients have ``PATHOLOGY``."""
     if not place:
         return diseases
     names = {name: vendor for vendor in VENDORS for name in (vendor, site_name("VENDOR", vendor))}
@@ -205,13 +195,12 @@ def _checked_diseases(diseases: Sequence[str]) -> Sequence[str]:
 def _write(
     out: Path, layouts: Mapping[str, Sequence[Examination]], progress: Progress | None
 ) -> None:
-    """Write the named layouts into ``out``, each whole or not at all; all at once if it is new."""
+    """Write layouts into ``out``, each whole or not at all; all at once where ``out`` is new."""
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: is a file, expected a folder")
     for name in layouts:
-        if (out / name).is_dir() and not any((out / name).iterdir()):
-            continue
-        if (out / name).exists():
+        empty = (out / name).is_dir() and not any((out / name).iterdir())
+        if (out / name).exists() and not empty:
             raise UserError(f"{out / name}: holds something already; expected it new or empty")
     is_new = not out.exists()
     home = out.parent if is_new else out

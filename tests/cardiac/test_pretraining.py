@@ -91,6 +91,24 @@ def test_changed_settings_begin_again(
     assert unbroken(hearts, out, changed) == unbroken(hearts, tmp_path / "other", changed)
 
 
+@pytest.mark.parametrize("change", [{"threads": 2}, {"device": "auto"}])
+def test_settings_that_cannot_change_the_weights_do_not_begin_again(
+    tmp_path: Path, hearts: Path, config: RunConfig, change: dict[str, int | str]
+) -> None:
+    interrupted_at(8, hearts, tmp_path / "base", config)
+    changed = RunConfig.from_flat({**config.to_flat(), **change})
+    assert changed != config
+    steps = Steps()
+    pretrain(hearts, tmp_path / "base", changed, steps)
+    assert steps.seen == [7, 8, 9]
+
+
+def test_other_axes_begin_again(tmp_path: Path, hearts: Path, config: RunConfig) -> None:
+    interrupted_at(8, hearts, tmp_path / "base", config)
+    changed = RunConfig.from_flat({**config.to_flat(), "affine-axes": "RAS"})
+    unbroken(hearts, tmp_path / "base", changed)
+
+
 def test_a_case_that_was_replaced_begins_again(
     tmp_path: Path, hearts: Path, config: RunConfig
 ) -> None:
