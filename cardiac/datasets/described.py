@@ -141,7 +141,7 @@ def _rows_by_pattern(raw: Raw, pattern: str, path: Path) -> tuple[dict[str, Row]
             said = {key: value or "" for key, value in match.groupdict().items()}
             rows[name] = Row(f"case-pattern, case {name}", Columns({"case": name, **said}))
         else:
-            text = f"case-pattern: {name} does not match {pattern!r}, expected all cases to"
+            text = f"case-pattern: {name} does not match {pattern!r}, expected every case to"
             faults.append(Fault("case-name", text, name, path))
     return rows, faults
 

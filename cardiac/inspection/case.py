@@ -57,7 +57,7 @@ def inspect_case(case: Case, *, pictures: bool) -> CaseReport:
     try:
         _inspect(report, pictures)
     except Exception as error:  # an unforeseen case must not stop the others
-        text = f"cannot be looked at ({type(error).__name__}: {error})"
+        text = f"cannot be inspected ({type(error).__name__}: {error})"
         report.findings.append(Fault("check-failed", text, case.name))
     return report
 

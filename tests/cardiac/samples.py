@@ -38,7 +38,7 @@ def tiny_config(folder: Path, changes: Mapping[str, Value] | None = None) -> Run
 
 
 def write_nifti(path: Path, data: np.ndarray, affine: np.ndarray | None = None) -> Path:
-    """Write an array (i, j, k); 1.5 × 1.5 × 8 mm along the scanner's axes unless told."""
+    """Write an array (i, j, k), by default 1.5 × 1.5 × 8 mm along the scanner's axes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     affine = np.diag([1.5, 1.5, 8.0, 1.0]) if affine is None else affine
     nib.save(nib.Nifti1Image(data, affine), path)
@@ -73,7 +73,7 @@ def heart_image(labels: np.ndarray, seed: int = 0) -> np.ndarray:
 
 
 def heart_volume(size: int = 48, slices: int = 4, seed: int = 0) -> Volume:
-    """Return a prepared volume without the detour over files."""
+    """Return a prepared volume that comes from no file."""
     labels = heart_labels(size, slices)
     image = torch.from_numpy(heart_image(labels, seed)).float()
     image = (image - image.mean()) / image.std()
@@ -136,7 +136,7 @@ def write_nnunet(
     description: str,
     changes: Mapping[str, object] | None = None,
 ) -> Path:
-    """Write cases of M&Ms-2's numbers in nnU-Net's raw layout.
+    """Write cases with M&Ms-2's label numbers in nnU-Net's raw layout.
 
     Parameters
     ----------
@@ -174,7 +174,7 @@ TRAINS_ON = {
 
 
 def training_stops(folder: Path, column: str | None) -> str:
-    """Return what training says of a folder when it refuses it; nothing where it does not."""
+    """Return the error by which training refuses a folder; empty where it accepts it."""
     try:
         for cases in site_groups(folder, column).values():
             split_cases(cases, seed=0)

@@ -1,4 +1,4 @@
-"""Volumes are voxels counted, function is what ED and ES say, and nothing is made of nothing."""
+"""Volumes count voxels, function comes from ED and ES, and a missing structure gives neither."""
 
 import itertools
 import math

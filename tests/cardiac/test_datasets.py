@@ -1,4 +1,4 @@
-"""What a data folder must hold, and that all labels come to mean the same."""
+"""Data folders are read or refused, and their labels mapped onto the canonical ones."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -47,7 +47,7 @@ def write_listed(folder: Path) -> Path:
 
 
 def write_raw(folder: Path, description: str = RAW_TOML) -> Path:
-    """Write the same hearts as nnU-Net keeps them."""
+    """Write the same hearts in nnU-Net's layout."""
     cases = [
         write_case(folder / "made", size=24, slices=2, patient=f"{number:03d}", frame=frame)
         for number in range(1, 7)
@@ -63,7 +63,7 @@ def write_raw(folder: Path, description: str = RAW_TOML) -> Path:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return both layouts, not to be written to."""
+    """Return folders in both layouts, which tests must not change."""
     folder = tmp_path_factory.mktemp("described")
     write_listed(folder / "csv")
     write_raw(folder)
@@ -92,7 +92,7 @@ def toml(folder: Path, old: str, new: str) -> None:
 
 
 def said(folder: Path, **changes: object) -> None:
-    """Change what ``dataset.json`` says; None takes a key away."""
+    """Change keys of ``dataset.json``; None removes a key."""
     path = folder / "dataset.json"
     now = {**json.loads(path.read_text()), **changes}
     path.write_text(json.dumps({key: value for key, value in now.items() if value is not None}))
@@ -233,7 +233,7 @@ FAULTS: list[tuple[Plant, str]] = [
     (lambda f: toml(f, "Myocardium = 2", "Myocardium = '2'"), "label-names"),
     (lambda f: toml(f, "RAS", 'RAS"\nsite = "Lyon'), "row-cell"),
 ]
-"""Of a folder with a csv."""
+"""Faults planted in a folder with a csv, with their codes."""
 
 RAW_FAULTS: list[tuple[Plant, str]] = [
     (lambda f: (f / "dataset.toml").unlink(), "description-missing"),
@@ -256,7 +256,7 @@ RAW_FAULTS: list[tuple[Plant, str]] = [
     (lambda f: (f / "imagesTr/lyon-001_ED_0000.nii.gz").unlink(), "file-extra"),
     (lambda f: write_sites(f, "lyon-001_ED,1,lyon"), "case-unlisted"),
 ]
-"""Of a folder in nnU-Net's layout."""
+"""Faults planted in a folder in nnU-Net's layout, with their codes."""
 
 
 def write_sites(folder: Path, *rows: str) -> None:

@@ -1,4 +1,4 @@
-"""Dice and HD95 against what can be worked out by hand, on the grid of the files."""
+"""Dice and HD95 agree with values worked out by hand, on the grid of the files."""
 
 import warnings
 from pathlib import Path
@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 
 
 class Seer(nn.Module):
-    """A model that is shown labels for an image and says what it sees."""
+    """A model whose input holds labels in place of intensities, which it predicts."""
 
     def forward(self, image: Tensor) -> Tensor:
         assert image.shape[-1] % 16 == image.shape[-2] % 16 == 0
@@ -30,7 +30,7 @@ class Seer(nn.Module):
 def seen(
     prediction: np.ndarray, truth: np.ndarray, spacing_mm: tuple[float, float, float] = (8, 1, 1)
 ) -> Volume:
-    """Return a volume in which the seer predicts ``prediction``."""
+    """Return a volume for which a ``Seer`` predicts ``prediction``."""
     return Volume(
         image=torch.from_numpy(prediction)[:, None].float(),
         native_label=torch.from_numpy(truth),

@@ -80,7 +80,7 @@ def zoom(*factors: float) -> Edit:
 
 
 def numbers(*values: float) -> Edit:
-    """Return what replaces 0, 1, 2, 3 by other values."""
+    """Return an edit that replaces the values 0, 1, 2, 3 by others."""
     return lambda label: np.array(values)[label.astype(int)]
 
 
@@ -130,7 +130,7 @@ FOLDER_FAULTS: list[tuple[Callable[[Path], object], str]] = [
     (lambda f: table(f, lambda rows: rows.append(["", "NOR", "GE"])), "csv-row"),
     (lambda f: table(f, lambda rows: rows[1].append("surplus")), "csv-row"),
 ]
-"""Of the folder as a whole."""
+"""Faults that are reported for the whole folder."""
 
 PATIENT_FAULTS: list[tuple[Callable[[Path], object], str]] = [
     (lambda f: table(f, lambda rows: rows.append(rows[1])), "subject-twice"),
@@ -141,7 +141,7 @@ PATIENT_FAULTS: list[tuple[Callable[[Path], object], str]] = [
     (lambda f: both(f, edit_affine, zoom(1, 1, 0.8)), "frames-differ"),
     (lambda f: both(f, edit, lambda a: a[..., :-1]), "frames-differ"),
 ]
-"""Of the first patient, not of a frame."""
+"""Faults that are reported for the first patient, not for a frame."""
 
 
 def truncate(folder: Path) -> None:
@@ -160,7 +160,7 @@ def bare_lv(label: np.ndarray) -> np.ndarray:
 
 
 def rv_afar(label: np.ndarray) -> np.ndarray:
-    """Take away what of the RV touches anything else."""
+    """Remove the RV's pixels that touch other structures."""
     inner = binary_erosion(label == RV, np.ones((3, 3, 1)), iterations=2)
     return np.where((label == RV) & ~inner, 0, label)
 
@@ -179,7 +179,7 @@ def island(label: np.ndarray) -> np.ndarray:
 
 
 def in_two(label: np.ndarray) -> np.ndarray:
-    """Call the RV of the apical half LV."""
+    """Label the RV of the apical half as LV."""
     label = label.copy()
     half = label[..., 4:]
     half[half == RV] = LV
@@ -214,7 +214,7 @@ def blank_slice(image: np.ndarray) -> np.ndarray:
 
 
 def ras(affine: np.ndarray) -> np.ndarray:
-    """Mean what NIfTI means, and not what the data sets do."""
+    """Turn an affine into RAS, as NIfTI means it, while the reader expects LPS."""
     mirrored: np.ndarray = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
     return mirrored
 
@@ -256,7 +256,7 @@ IMAGE_FAULTS: list[tuple[Callable[[Path], object], str]] = [
     (lambda f: both(f, edit_affine, turned_between, "ED ES"), "view-unsure"),
     (lambda f: patch_header(image_of(f), 280, bytes(48)), "affine-degenerate"),
 ]
-"""Of the first patient's ED image."""
+"""Faults that are reported for the first patient's ED image."""
 
 LABEL_FAULTS: list[tuple[Callable[[Path], object], str]] = [
     (lambda f: label_of(f).unlink(), "file-missing"),
@@ -289,7 +289,7 @@ LABEL_FAULTS: list[tuple[Callable[[Path], object], str]] = [
     (lambda f: both(f, edit_affine, ras, "ED ES"), "view-turned"),
     (lambda f: both(f, edit_affine, ras, "ED ES"), "view-mirrored"),
 ]
-"""Of the first patient's ED label, or seen by it."""
+"""Faults that are reported for the first patient's ED label, by which others are seen too."""
 
 MANY = [
     *((plant, code, "") for plant, code in FOLDER_FAULTS),
@@ -326,7 +326,7 @@ def test_a_fault_is_found_where_it_is(
 
 
 def said_of_others(inspection: Inspection) -> list[str]:
-    """Return what was said of cases that are as they should be."""
+    """Return the findings on cases that have no fault."""
     return [
         f"{f.case}: {f.code}" for f in inspection.findings if f.case.startswith((SECOND, THIRD))
     ]
@@ -475,7 +475,7 @@ def test_a_folder_whose_index_lists_nobody_is_refused_by_check_and_training(mnms
 
 
 def test_every_code_is_planted_somewhere() -> None:
-    """A new code needs a new plant; two cannot be had from a folder."""
+    """A new code needs a new planted fault; some are planted in other tests."""
     elsewhere = {
         *("info-missing", "info-frame", "info-range", "folder-missing", "folder-unlisted"),
         *("es-larger", "duplicate-image", "duplicate-label", "split-leak", "site-small"),

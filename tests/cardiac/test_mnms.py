@@ -73,7 +73,7 @@ def row(number: int, patient: Patient) -> list[str]:
 
 
 def write_cine(folder: Path, patient: Patient) -> None:
-    """Write the files of a patient: noise but for ED and ES."""
+    """Write the files of a patient, with noise in all frames but ED and ES."""
     rng = np.random.default_rng(0)
     image = rng.normal(90, 30, (40, 40, 3, TIMES)).astype(np.float32)
     label = np.zeros((40, 40, 3, TIMES), np.uint8)
@@ -108,7 +108,7 @@ def write_as_mnms2(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def mnms(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a small M&Ms, not to be written to."""
+    """Return a small M&Ms folder, which tests must not change."""
     return write_mnms(tmp_path_factory.mktemp("mnms"))
 
 
@@ -160,7 +160,7 @@ def test_splits_and_prepared_volumes_are_those_of_the_same_study_in_3d(
 
 
 def test_frames_of_one_file_do_not_share_a_place_in_the_cache(mnms: Path, tmp_path: Path) -> None:
-    """ED and ES differ by name as well; the number alone must do, as an index may be mended."""
+    """The frame's number must be part of the cache key, as a corrected index may change it."""
     case = read_cases(mnms)[0]
     other = Case(
         case.patient, case.frame, case.image, case.label, case.label_map, {}, frame_index=3
@@ -209,7 +209,7 @@ def test_folders_may_lie_elsewhere_below(tmp_path: Path) -> None:
 
 
 def changed(folder: Path, **changes: Any) -> Path:
-    """Write a data set of one patient with something else than its files hold."""
+    """Write a data set of one patient whose index differs from its files."""
     patient = PATIENTS[0]
     write_cine(folder, patient)
     write_index(folder, [row(0, patient._replace(**changes))])

@@ -32,7 +32,7 @@ RIGHT = np.array([0.85, 0.5, 0.0]) / np.hypot(0.85, 0.5)
 DOWN = np.array([-0.375, 0.375, -0.85])
 DOWN = (DOWN - DOWN @ RIGHT * RIGHT) / np.linalg.norm(DOWN - DOWN @ RIGHT * RIGHT)
 AXIAL = np.eye(3)
-"""A diagonal affine: the array goes to the left of the patient and to the back."""
+"""A diagonal affine, whose axes go to the patient's left and back."""
 
 
 def tilted(seed: int) -> np.ndarray:
@@ -230,7 +230,7 @@ def damage(path: Path) -> None:
 
 
 def flatten(path: Path) -> None:
-    """Let the slices lie in a line: the second axis goes where the first does."""
+    """Make the affine degenerate: its second axis goes where the first does."""
     affine = np.diag([1.5, 1.5, 8.0, 1.0])
     affine[:3, 1] = affine[:3, 0]
     nifti = nib.load(path)

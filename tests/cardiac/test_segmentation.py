@@ -1,4 +1,4 @@
-"""Labels for images without: on the file's own voxels, and the very ones that are evaluated."""
+"""Segmented labels lie on the file's own voxels and are the ones that are evaluated."""
 
 import gzip
 import itertools
@@ -27,11 +27,11 @@ from tests.cardiac.test_real_data import DATA
 
 CPU = torch.device("cpu")
 PIXDIM, UNITS, QFORM_CODE = 76, 123, 252
-"""Where the NIfTI-1 standard has these in the header."""
+"""Byte offsets of these fields in a NIfTI-1 header."""
 
 
 class Brightness(nn.Module):
-    """Takes voxels for what is as bright in ``heart_image``."""
+    """Predicts for each voxel the label that has its brightness in ``heart_image``."""
 
     def forward(self, image: Tensor) -> Tensor:
         share = (image - image.min()) / (image.max() - image.min())
@@ -116,7 +116,7 @@ def test_labels_get_the_numbers_of_the_data_set(tmp_path: Path) -> None:
 
 
 def written_dice(case: Case, model: nn.Module, spacing_mm: float, folder: Path) -> list[float]:
-    """Return Dice of the labels that are written, read as any labels of the data set are."""
+    """Return the Dice of written labels, which are read as the data set's own labels are."""
     scan = read_scan(case.image)
     labels = segment(model, scan, spacing_mm, CPU)
     path = folder / "seg.nii.gz"
@@ -345,7 +345,7 @@ def test_an_image_that_holds_ras_axes_gets_the_same_labels(tmp_path: Path) -> No
 
 
 class Tilted(nn.Module):
-    """Labels by brightness and by place in the view, so that a turned view gives others."""
+    """Predicts labels by brightness and by place, so that a turned view gives other labels."""
 
     def forward(self, image: Tensor) -> Tensor:
         right = torch.linspace(0, 3, image.shape[-1])

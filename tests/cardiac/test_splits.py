@@ -1,4 +1,4 @@
-"""Who is trained on, validated on and tested on."""
+"""Patients are split into train, validation and test, and restricted."""
 
 from collections.abc import Sequence
 from pathlib import Path

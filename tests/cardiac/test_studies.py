@@ -1,4 +1,4 @@
-"""Which files are segmented, which belong together, and that no two get one name."""
+"""Images are found, grouped into studies and given unique names."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ def touch(folder: Path, *names: str) -> Path:
 
 
 def shape(studies: list[Study]) -> dict[str, dict[str, str]]:
-    """Return the phase of every item by name, by study."""
+    """Return each study's items as phases by name."""
     return {study.name: {item.name: item.phase for item in study.items} for study in studies}
 
 
