@@ -1,4 +1,4 @@
-"""What happened over the rounds: tables of the rounds, of refusals and of the traffic."""
+"""Tables of what happened over the rounds: validation, refusals and traffic."""
 
 from common.text import duration, number, size
 from results.report.page_tables import Cell, Palette, Table, row
@@ -7,7 +7,7 @@ from server_app.curves import label
 
 
 def rounds_table(run: RunFiles) -> Table:
-    """Return validation round by round; a penalised site's penalty stands beside."""
+    """Return the validation Dice of every round, with the penalty of each penalised site."""
     rows = []
     for line in run.history:
         entries = [line["sites"].get(site, {}) for site in run.sites]
@@ -29,7 +29,7 @@ def rounds_table(run: RunFiles) -> Table:
 
 
 def refusals_table(run: RunFiles) -> Table:
-    """Return everything that was left out of a round."""
+    """Return every answer that was left out of a round, and why."""
     rows = [
         row(str(line["round"]), refusal["site"], refusal["phase"], refusal["reason"][:500])
         for line in run.history
@@ -39,7 +39,7 @@ def refusals_table(run: RunFiles) -> Table:
 
 
 def traffic_table(run: RunFiles, palette: Palette) -> Table:
-    """Return each site's payload in all and by message, and what its rank predicts."""
+    """Return each site's payload in all and of one upload, beside what its rank predicts."""
     rows = []
     for site in run.sites:
         entries = [entry for t, entry in run.entries(site) if t > 0]
@@ -64,7 +64,7 @@ def traffic_table(run: RunFiles, palette: Palette) -> Table:
 
 
 def traffic_sentence(run: RunFiles) -> str:
-    """Hold the traffic against full weights."""
+    """Return sentences that compare the traffic with that of averaging full weights."""
     moved = run.traffic
     if not moved["full_weights"]:
         return "Nothing was trained yet."
