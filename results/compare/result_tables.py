@@ -24,16 +24,16 @@ HEAD = (
 NOTES = """\
 Dice on test patients, mean ± standard deviation over seeds. LV, MYO, RV and mean are in-client:
 every site's own model (its personal one if it has one, else the merged one) on its own patients;
-HD95 is of the same pairs. Cross-client is the same models on the other sites' patients; with one
-merged model it equals in-client. {adapted} Every site counts once. Bytes are payload of all sites
-together; the base model and what it costs to spread it are not in them, nor are images where data
-are pooled. p is of the two-sided Wilcoxon signed-rank test against {reference}, a pair a patient
-(mean over frames, structures and seeds), for n of at least {least}; it is not corrected for the
-number of rows. Site by site: last local is what the site sent last, before any merge; rounds
-penalised are those in which its penalty was below 1, and what was taken of its share in these.
+so is HD95. Cross-client is the same models on the other sites' patients; with one merged model it
+equals in-client. {adapted} Every site counts once. Bytes are the payload of all sites together,
+without the base model, and without the images where data are pooled. p is from the two-sided
+Wilcoxon signed-rank test against {reference} with one pair for each patient (mean over frames,
+structures and seeds) if n is at least {least}; it is not corrected for the number of rows. Site by
+site: last local is the adapter that the site sent last, before any merge; rounds penalised is the
+part of rounds in which its penalty was below 1, and of its share is what it lost in these rounds.
 """
 ADAPTED = (
-    "Adapted is the own model after {} local epoch(s) of a fresh adapter, on the site's own\n"
+    "Adapted is the site's own model after {} local epoch(s) of a fresh adapter, on its own\n"
     "patients."
 )
 NOT_ADAPTED = "Nothing was adapted."

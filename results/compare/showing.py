@@ -33,7 +33,7 @@ class Showing:
     ) -> None:
         self.console, self.total, self.jobs, self.bars = console, total, jobs, bars
         self.done = done = total - len(left)
-        self.long = sum(folder.job.row != BASE for folder in left)  # to evaluate a base is short
+        self.long = sum(folder.job.row != BASE for folder in left)  # evaluating a base is quick
         self.numbers: dict[str, int] = {}
         self.said: dict[str, str] = {}
         self.tasks: dict[str, TaskID] = {}

@@ -77,7 +77,7 @@ def find_inputs(run: RunFiles, data: Path | None, base: Path | None) -> Inputs |
     adapter = next(filter(Path.is_file, (folder.adapter, folder.checkpoint)), None)
     apart = config.method.sends != "all" or config.method.trains == "weights"
     if adapter is None or apart:
-        return f"the run {'ends with no one adapter' if apart else 'has no adapter yet'}"
+        return f"the run {'has no adapter that all sites share' if apart else 'has no adapter yet'}"
     if data is None and config.data.data_dir:
         data = config.path(config.data.data_dir)
         if not data.is_dir():
@@ -92,7 +92,7 @@ def find_inputs(run: RunFiles, data: Path | None, base: Path | None) -> Inputs |
             return "the run's configuration names no data folder and base file for all sites"
         data, base = data or phantom.data_dir, base or phantom.base_model
         if _base_of(adapter, config) != file_sha256(base):
-            return "the run's configuration names no base file, and it is not the demo's"
+            return "the run's configuration names no base file, and its base is not the demo's"
     expected, found = _base_of(adapter, config), file_sha256(base)
     if expected and found != expected:
         raise UserError(f"{base}: SHA-256 is {found}, expected {expected} as in {run.path}")

@@ -38,11 +38,11 @@ def outcome(run: RunFiles, patients: Patients | None) -> list[str]:
         pairs = [pair for site in run.sites for pair in patients.pairs(site, "dice", "mean")]
         better = sum(after > before for _, before, after in pairs)
         sentences.append(
-            f"It rests on {count(len(pairs), 'test patient')} ({count(volumes, 'volume')}); "
+            f"The scores are of {count(len(pairs), 'test patient')} ({count(volumes, 'volume')}); "
             f"{better} of them did better than under the base model."
         )
     else:
-        sentences.append(f"It rests on {count(volumes, 'test volume')}.")
+        sentences.append(f"The scores are of {count(volumes, 'test volume')}.")
     moved = run.traffic
     if moved["full_weights"]:
         share = (moved["up"] + moved["down"]) / moved["full_weights"]

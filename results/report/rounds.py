@@ -23,7 +23,7 @@ def rounds_table(run: RunFiles) -> Table:
         "Round by round: validation Dice",
         ("round", "λ", *map(label, run.sites), "time"),
         rows,
-        note="▽ w: the site gained while another lost, and its adapter counts w in the re-merge.",
+        note="▽ w: the site gained while another lost; its penalty in the re-merge is w.",
         folded=True,
     )
 
@@ -59,7 +59,7 @@ def traffic_table(run: RunFiles, palette: Palette) -> Table:
     total = run.traffic
     rows.append([Cell(text, strong=True) for text in
                  ("all sites", size(total["up"]), size(total["down"]), "", "")])  # fmt: skip
-    head = ("site", "up", "down", "bytes an upload", "bytes its rank predicts")
+    head = ("site", "up", "down", "bytes per upload", "bytes predicted by rank")
     return Table("Payload", head, rows)
 
 
@@ -72,6 +72,6 @@ def traffic_sentence(run: RunFiles) -> str:
     return (
         f"{size(total)} in all. Averaging full weights over the same trainings, one model down and "
         f"one up each, would have moved {size(moved['full_weights'])}; this is "
-        f"{1 - total / moved['full_weights']:.1%} less. Counted are the bytes of the arrays, "
-        "without what the network adds."
+        f"{1 - total / moved['full_weights']:.1%} less. These are the bytes of the arrays, without "
+        "what the network adds."
     )

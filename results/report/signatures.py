@@ -240,9 +240,9 @@ def penalty_always_or_never(run: RunFiles) -> Finding | None:
     return Finding(
         "Sites were penalised in nearly every round.",
         told,
-        "In every round someone gained while someone lost. Look at the validation curves: where "
-        "the changes are as small as noise, more validation patients help; where they are large, "
-        "the sites pull apart and a higher lambda-0 or separate groups of sites may help.",
+        "In nearly every round a site gained while another lost. Look at the validation curves: "
+        "where the changes are as small as noise, more validation patients help; where they are "
+        "large, the sites pull apart, and a higher lambda-0 or separate groups of sites may help.",
     )
 
 
@@ -267,7 +267,7 @@ def left_out_sites(run: RunFiles) -> Finding | None:
         "A site was refused or silent repeatedly.",
         "; ".join(told) + ".",
         "Where the reason is 'no answer', look at that site's log and network, or raise "
-        "round-timeout-s; otherwise mend at the site what the reason names.",
+        "round-timeout-s; otherwise mend at the site what the reason says.",
     )
 
 
@@ -291,7 +291,7 @@ def foreign_traffic(run: RunFiles) -> Finding | None:
     return Finding(
         "The traffic does not fit adapters alone.",
         "; ".join(f"{site}, {listed(rounds, 2)}" for site, rounds in odd.items()) + ".",
-        "Either a site sends something else than its adapter (full weights, another rank, another "
+        "Either a site sends something other than its adapter (full weights, another rank, another "
         "network), or site and server run different versions. Compare versions and ranks.",
     )
 

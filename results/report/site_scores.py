@@ -109,7 +109,7 @@ def matrix(run: RunFiles, patients: Patients, palette: Palette) -> Table | None:
         ("adapter of", *map(label, sites), "mean"),
         rows,
         note=f"Sites' own adapters as trained in round {patients.transfer.server_round}, before "
-        "the merge. Bold: at home. The darker, the better among a column.",
+        "the merge. Bold: on the own site's patients. In each column darker is better.",
     )
 
 
@@ -130,7 +130,7 @@ def disagreement(run: RunFiles, patients: Patients) -> str:
     return (
         f"The scores of single patients do not fit the sites' own reports: at {worst[1]} the mean "
         f"Dice of the {worst[2]} differs by {worst[0]:.3f}. The data, the split or the base here "
-        "may not be those of the run"
+        "may differ from those of the run"
     )
 
 
@@ -138,9 +138,9 @@ def what_is_known(patients: Patients | None, missing: str) -> str:
     """Return a sentence on what the scores rest on."""
     if patients is None:
         return (
-            f"Only the sites' own means are known ({missing}). A mean hides patients first of all: "
-            "the same mean can be every patient a little better, or one failure among many good "
-            "ones. Run the report where the images are, with --data and --base, to see them."
+            f"Only the sites' own means are known ({missing}). A mean hides single patients: "
+            "all of them may be a little better, or one may fail among many good ones. Run the "
+            "report where the images are, with --data and --base, to see them."
         )
     n = len({(case.site, case.patient) for case in patients.cases})
     return (

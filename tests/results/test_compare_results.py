@@ -1,4 +1,4 @@
-"""From fabricated runs to the table, the csv files and the pictures."""
+"""Tables, csv files and pictures of comparisons whose runs are made up."""
 
 import csv
 import json

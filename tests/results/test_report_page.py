@@ -114,7 +114,7 @@ def test_a_site_that_failed_in_the_end_leaves_the_others_shown() -> None:
 def test_without_images_the_page_says_what_is_hidden_and_why() -> None:
     page = Page(build_page([RunReport(make_run(gains=GAINS), missing="a reason of its own")]))
     assert "Only the sites' own means are known (a reason of its own)" in page.text
-    assert "hides patients first of all" in page.text
+    assert "A mean hides single patients" in page.text
     assert "img" not in page.tags
     assert "handle it like the data" not in page.text
 

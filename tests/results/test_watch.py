@@ -1,4 +1,4 @@
-"""What is shown of a run is what its files say."""
+"""``watch`` shows what the files of a run say."""
 
 import io
 import os
