@@ -105,7 +105,7 @@ def adapt(model: nn.Module, site: Site, rank: int, epochs: int, config: RunConfi
 
 
 class Evaluation:
-    """Scores the models of the run in ``run_dir`` at all of its ``sites``."""
+    """Scores the models of a run at all sites; ``sites`` says how many the data hold."""
 
     def __init__(self, run_dir: Path, sites: int) -> None:
         config = RunDir(run_dir).read_config()

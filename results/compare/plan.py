@@ -95,7 +95,7 @@ class Plan:
             if key not in OURS and (value := str(config.to_flat()[key])):
                 keys[key] = str(config.path(value).resolve())  # a run may start in another folder
         config = _resolved(keys, source)
-        assert isinstance(hospitals, int)  # the configuration was accepted
+        assert isinstance(hospitals, int)  # as the configuration was accepted
         return Job(setting, row, seed, keys, config, hospitals)
 
 

@@ -148,9 +148,9 @@ class SiteResult:
     last_local: Spread
     """Mean Dice, on the same patients, of the adapter that the site sent last, before any merge."""
     penalised: float
-    """Part of its rounds in which its penalty was below 1, mean over seeds; NaN without rating."""
+    """Fraction of rounds in which its penalty was below 1, mean over seeds; NaN without rating."""
     removed: float
-    """Part of its share that the re-merge took in a penalised round, mean over these rounds."""
+    """Fraction of its share that the re-merge took, mean over the rounds that penalised it."""
 
 
 def site_results(row: RowResult) -> dict[str, SiteResult]:

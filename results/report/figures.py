@@ -16,7 +16,7 @@ from server_app.history import Points
 WIDE_PX = 1020
 MOST_IN_LEGEND = 10
 LEAST_FOR_BOX = 5
-"""Least patients for which quartiles are drawn."""
+"""Fewest patients of a site for which quartiles are drawn."""
 Pairs = Sequence[tuple[float, float]]
 """(score under the base, score under the result) of every patient."""
 

@@ -30,7 +30,7 @@ VERSION = 1
 MOST_SITES = 12
 """Most sites with which every adapter is scored on every other site's patients."""
 MOST_ROUNDS = 6
-"""Most rounds whose adapters are scored so."""
+"""Most rounds whose adapters are scored in this way."""
 
 
 @dataclass(frozen=True)

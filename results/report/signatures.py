@@ -23,19 +23,19 @@ data gives an adapter a little by itself."""
 DRIFT = 0.005
 """Least rise of in-client Dice, and least fall of cross-client Dice, of lines fitted over a run."""
 DRIFT_ROUNDS = 3
-"""Least rounds to fit such a line to."""
+"""Fewest rounds to which such a line is fitted."""
 MIN_ROUNDS = 6
-"""Least rounds to judge how validation moves and how often sites are penalised."""
+"""Fewest rounds that show how validation moves and how often sites are penalised."""
 SWING_STEP = 0.01
 """Least median change of validation Dice from round to round that counts as swinging."""
 SWING_TURNS = 0.5
-"""Least part of the steps that turn back on the one before; pure noise has two thirds."""
+"""Least fraction of steps that turn back on the one before; for pure noise it is two thirds."""
 SWING_PATH = 3.0
-"""Least sum of all steps in multiples of the net change, which leaves out a steep rise."""
+"""Least sum of all steps in multiples of the net change; a steep rise stays below it."""
 NEARLY_ALWAYS = 0.8
-"""Part of rounds with a penalised site from which on the rating no longer tells sites apart."""
+"""Fraction of rounds with a penalised site above which the rating does not tell sites apart."""
 REPEATEDLY = 2
-"""Least rounds without a site's answer that make a finding."""
+"""Fewest rounds without a site's answer that make a finding."""
 
 
 @dataclass(frozen=True)
