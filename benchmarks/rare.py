@@ -50,7 +50,7 @@ def apical(truth: Tensor) -> Tensor:
 
 def score_run(run_dir: Path, sites: int) -> Iterator[CaseScore]:
     """Score the merged model of a run on every site's test cases."""
-    work = Evaluation.of(run_dir, sites)
+    work = Evaluation(run_dir, sites)
     (merged,) = models_of(run_dir, [], work.config)  # without sites it is the merged one alone
     model = merged.load(work.config).to(work.device).eval()
     for site in work.sites:

@@ -34,7 +34,7 @@ def compare(
     plan = read_plan(file)
     check_folder(out)
     if report_only:
-        folders = [JobFolder.of(job, out) for job in plan.jobs()]
+        folders = [JobFolder(job, out) for job in plan.jobs()]
     else:
         try:
             folders = run_plan(plan, out, jobs, only, console)

@@ -1,1 +1,1 @@
-"""What is made of finished runs: reports, comparisons and exports."""
+"""Reports, comparisons and exports: what is made of finished runs."""

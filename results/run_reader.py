@@ -1,4 +1,4 @@
-"""What a run left on disk, read once for all that is made of runs."""
+"""Reads and checks the files of a run, for reports, comparisons and exports."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,36 +20,29 @@ from server_app.run_dir import RunDir
 from server_app.summary import traffic
 
 COLUMNS = (*STRUCTURES, "mean")
-"""What test scores are given for: every structure, and their mean."""
+"""The columns of test scores: every structure, and their mean."""
 REFUSAL = ("site", "phase", "reason")
-"""What history and summary say of everything that was left out."""
+"""The keys with which history and summary describe an answer that was left out."""
 HIDDEN = "(hidden)"
+"""Stands in place of a path that a report must not show."""
 
 
 @dataclass(frozen=True)
 class RunFiles:
-    """The files of a run.
-
-    Attributes
-    ----------
-    path
-        The folder, in full unless it is hidden.
-    config
-        The configuration as resolved when the run began.
-    history
-        Finished rounds, the base model's validation first; empty before that.
-    summary
-        None while the run goes on, or when it stopped before its end.
-    """
+    """What the files of a run hold, whether it is finished or not."""
 
     path: Path
+    """The full path of the run's folder, or its bare name where paths are hidden."""
     config: RunConfig
+    """The configuration as resolved when the run began."""
     history: Sequence[Line]
+    """One line for every finished round; round 0 is the base model's validation."""
     summary: Mapping[str, Any] | None
+    """``summary.json``; None while the run goes on, or where it stopped before its end."""
 
     @cached_property
     def rounds(self) -> list[Line]:
-        """The finished rounds, without the base model's validation."""
+        """The finished rounds without round 0, the base model's validation."""
         return [line for line in self.history if line["round"] > 0]
 
     @cached_property
@@ -59,21 +52,21 @@ class RunFiles:
         return sorted({*sites_of(self.history), *tested})
 
     def entries(self, site: str) -> list[tuple[int, Mapping[str, Any]]]:
-        """Return what the rounds say of a site, as (round, entry), where they say anything."""
+        """Return (round, entry) for every round that has an entry of the site."""
         return [
             (line["round"], line["sites"][site]) for line in self.history if site in line["sites"]
         ]
 
     def series(self, site: str, key: str) -> Points:
-        """Return a number of a site over the rounds in which it is known."""
+        """Return (round, value) for every round in which the site has a value under ``key``."""
         return series(self.history, site, key)
 
     def trainings(self, site: str) -> list[Mapping[str, Any]]:
-        """Return a site's entries of the rounds whose merge holds its adapter."""
+        """Return the site's entries for the rounds in which its adapter was merged."""
         return [entry for t, entry in self.entries(site) if t > 0 and "penalty" in entry]
 
     def mean_series(self, key: str) -> Points:
-        """Return the mean over the sites, for rounds in which every site of the run has one."""
+        """Return (round, mean over the sites) for rounds in which every site has a value."""
         by_site = [dict(self.series(site, key)) for site in self.sites]
         shared = set.intersection(*map(set, by_site)) if by_site else set()
         return [(t, sum(values[t] for values in by_site) / len(by_site)) for t in sorted(shared)]
@@ -83,24 +76,16 @@ class RunFiles:
         return penalised(self.history, site)
 
     def score(self, site: str, model: str, metric: str, structure: str) -> float:
-        """Return a test score of the summary, NaN where there is none.
+        """Return a site's test score from the summary, NaN where there is none.
 
-        Parameters
-        ----------
-        site
-            The site's name.
-        model
-            ``base`` or ``test``, the result.
-        metric
-            ``dice`` or ``hd95_mm``.
-        structure
-            ``LV``, ``MYO``, ``RV`` or ``mean``.
+        ``model`` is ``base`` or ``test`` (the run's result), ``metric`` is ``dice`` or
+        ``hd95_mm``, and ``structure`` is one of ``COLUMNS``.
         """
         value = self._tested(site).get(model, {}).get(metric, {}).get(structure)
         return math.nan if value is None else float(value)
 
     def cases(self, site: str) -> int | None:
-        """Return how many test cases a site reported; None where it reported none."""
+        """Return how many test cases the site reported; None where it reported no number."""
         found: int | None = self._tested(site).get("test", {}).get("cases")
         return found
 
@@ -109,27 +94,27 @@ class RunFiles:
         return found
 
     def gains(self) -> dict[str, float]:
-        """Return the gain in mean test Dice over the base, for sites that reported both."""
-        found = {
-            site: self.score(site, "test", "dice", "mean")
-            - self.score(site, "base", "dice", "mean")
-            for site in self.sites
-        }
-        return {site: gain for site, gain in found.items() if not math.isnan(gain)}
+        """Return each site's gain in mean test Dice over the base, where it reported both."""
+        found = {}
+        for site in self.sites:
+            base, test = (self.score(site, model, "dice", "mean") for model in ("base", "test"))
+            if not math.isnan(test - base):
+                found[site] = test - base
+        return found
 
     @cached_property
     def traffic(self) -> Mapping[str, Any]:
-        """Payload ``up`` and ``down``, and ``full_weights`` for the same trainings, in bytes."""
+        """Bytes sent ``up`` and ``down``, and those of averaging ``full_weights`` instead."""
         return traffic(self.history, weight_bytes(build_unet(self.config.model.channels())))
 
     @cached_property
     def bytes_per_rank(self) -> int:
-        """Payload of an adapter of rank 1: 4 · Σ (c_out + c_in·k·k) over the adapted layers."""
+        """Bytes of an adapter of rank 1: 4 · Σ (c_out + c_in·k·k) over the adapted layers."""
         shapes = lora.layer_shapes(build_unet(self.config.model.channels()))
         return 4 * sum(c_out + fan_in for c_out, fan_in in shapes.values())
 
     def seconds(self) -> dict[str, float]:
-        """Return the seconds by phase, summed over the rounds."""
+        """Return the seconds of each phase, summed over the rounds."""
         total: dict[str, float] = {}
         for line in self.history:
             for phase, value in line["seconds"].items():
@@ -143,7 +128,7 @@ def read_run(path: Path) -> RunFiles:
     Raises
     ------
     UserError
-        It is not the folder of a run, or a file in it is broken.
+        ``path`` is not the folder of a run, or a file in it is broken.
     """
     folder = RunDir(path)
     if not folder.config.is_file():
@@ -154,12 +139,12 @@ def read_run(path: Path) -> RunFiles:
 
 
 def read_history(folder: RunDir) -> list[Line]:
-    """Read and check a run's history; an empty one where it has none yet.
+    """Read and check a run's history; return an empty one where there is none yet.
 
     Raises
     ------
     UserError
-        The file is not what a run writes.
+        The file is not one that a run writes.
     """
     try:
         lines = folder.read_history()
@@ -167,17 +152,17 @@ def read_history(folder: RunDir) -> list[Line]:
         raise UserError(f"{folder.history}: not a line of JSON for every round ({error})") from None
     if not all(map(_is_round, lines)):
         raise UserError(
-            f"{folder.history}: a line is not a round's, it has no 'round' or 'sites' or holds "
-            "something else than a run writes"
+            f"{folder.history}: a line does not describe a round: 'round' or 'sites' is missing, "
+            "or a value has the wrong type"
         )
     return [{"lambda": 0.0, "refused": [], "seconds": {}, **line} for line in lines]
 
 
 def without_paths(run: RunFiles) -> RunFiles:
-    """Return the run without the folders of the machine it ran on.
+    """Return the run with the paths of the machine it ran on hidden.
 
-    Of its own folder and of the base file the names stay, and keys that were left at their
-    defaults, which say nothing of a machine.
+    The names of its own folder and of the base file stay. So do keys that have their default
+    value, which tells nothing about a machine.
     """
     flat, defaults = run.config.to_flat(), RunConfig().to_flat()
     hidden = {
@@ -191,7 +176,7 @@ def without_paths(run: RunFiles) -> RunFiles:
 
 
 def mean(values: Iterable[float]) -> float:
-    """Return the mean of the values that are numbers, NaN where none is."""
+    """Return the mean of the values that are not NaN; NaN where all are."""
     known = [value for value in values if not math.isnan(value)]
     return float(np.mean(known)) if known else math.nan
 
@@ -206,14 +191,16 @@ def _read_summary(path: Path) -> Mapping[str, Any] | None:
     if not isinstance(summary, dict) or not isinstance(summary.get("sites"), dict):
         raise UserError(f"{path}: has no 'sites', expected the summary of a run")
     if not all(map(_is_tested, summary["sites"].values())):
-        raise UserError(f"{path}: 'sites' holds something else than test scores")
+        raise UserError(f"{path}: 'sites' holds something other than test scores")
     if not (
         _are_numbers(summary.get("bytes", {}))
         and _are_numbers({"seconds": summary.get("seconds")})
         and _are_refusals(summary.get("refused", []))
         and isinstance(summary.get("versions", {}), dict)
     ):
-        raise UserError(f"{path}: holds something else than the summary of a run")
+        raise UserError(
+            f"{path}: a value of 'bytes', 'seconds', 'refused' or 'versions' has the wrong type"
+        )
     return summary
 
 
@@ -233,7 +220,7 @@ def _is_round(line: object) -> bool:
 
 
 def _is_tested(site: object) -> bool:
-    """Say whether this is ``{"base": {"dice": {"LV": …}, "hd95_mm": {…}}, "test": {…}}``."""
+    """Return whether ``site`` is ``{"base": {"dice": {"LV": …}, "hd95_mm": {…}}, "test": {…}}``."""
     if not isinstance(site, dict):
         return False
     models = [site.get(model, {}) for model in ("base", "test")]

@@ -1,4 +1,4 @@
-"""A run as it goes on, shown from the files it leaves."""
+"""Shows a running run in the terminal, from the files that it writes."""
 
 import time
 from collections.abc import Sequence
@@ -24,37 +24,29 @@ HINTS = {"gather": "waiting for sites", "rate base": "sites rate the base model"
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a run's files say at a moment.
-
-    Attributes
-    ----------
-    status
-        None before the run has begun.
-    history
-        Lines of ``history.jsonl``.
-    now
-        Unix time.
-    damage
-        What is wrong with a file that cannot be read; empty where all is well.
-    """
+    """What a run's files said at one moment."""
 
     status: Status | None
+    """Where the run stands; None before it has begun."""
     history: Sequence[Line]
+    """Lines of ``history.jsonl``."""
     now: float
+    """The moment, in Unix time (s)."""
     damage: str = ""
+    """What is wrong with a file that cannot be read; empty where every file can be."""
 
     @property
     def over(self) -> bool:
-        """Whether nothing more will come."""
+        """Whether the run has ended, well or not."""
         return self.status is not None and (self.status.state != RUNNING or self.status.killed())
 
     @property
     def failed(self) -> bool:
-        """Whether the run is over without having come to its end."""
+        """Whether the run ended before its last round."""
         return self.over and self.status is not None and self.status.state != FINISHED
 
     def seconds_left(self) -> float | None:
-        """Estimate the time to the last round's end from the rounds so far; None before any."""
+        """Estimate the seconds to the last round's end from the rounds so far; None before any."""
         rounds = [line for line in self.history if line["round"] > 0]
         lengths: list[float] = [sum(line["seconds"].values()) for line in rounds]
         if not lengths or self.status is None or self.status.state != RUNNING:
@@ -66,7 +58,7 @@ class Snapshot:
 
 
 def take_snapshot(run_dir: Path) -> Snapshot:
-    """Read a run's files."""
+    """Read a run's status and history; a file that cannot be read becomes ``damage``."""
     folder = RunDir(run_dir)
     history: Sequence[Line] = []
     status, damage = None, ""
@@ -82,7 +74,7 @@ def take_snapshot(run_dir: Path) -> Snapshot:
 
 
 def headline(snapshot: Snapshot) -> str:
-    """Say in a line where the run stands."""
+    """Return one line that says where the run stands."""
     status = snapshot.status
     if status is None:
         return f"{snapshot.damage or 'no run here yet'}, waiting"
@@ -106,7 +98,7 @@ def headline(snapshot: Snapshot) -> str:
 
 
 def site_table(history: Sequence[Line]) -> Table:
-    """Return a row a site: its last round and its traffic so far."""
+    """Return a table with each site's last round and its traffic so far, one row a site."""
     table = Table(box=None, pad_edge=False)
     table.add_column("site")
     for name in HEAD:
@@ -134,7 +126,7 @@ def site_table(history: Sequence[Line]) -> Table:
 
 
 def refusals(history: Sequence[Line]) -> list[str]:
-    """Return a line for everything that was left out, newest first."""
+    """Return one line for every answer that was left out, the newest first."""
     return [
         f"round {line['round']}: {r['site']} left out of {r['phase']}: {r['reason']}"
         for line in reversed(history)
@@ -143,7 +135,7 @@ def refusals(history: Sequence[Line]) -> list[str]:
 
 
 def view(snapshot: Snapshot, run_dir: Path) -> RenderableType:
-    """Return what a terminal shows."""
+    """Return what a terminal shows of a run."""
     parts: list[RenderableType] = [Text(f"{run_dir}: {headline(snapshot)}", style="bold")]
     if snapshot.history:
         last = snapshot.history[-1]
@@ -156,7 +148,7 @@ def view(snapshot: Snapshot, run_dir: Path) -> RenderableType:
 
 
 def round_line(line: Line) -> str:
-    """Say in a line what a round gave."""
+    """Return one line with each site's validation Dice in a round, and who was left out."""
     sites = []
     for site, entry in line["sites"].items():
         penalty = entry.get("penalty")
@@ -168,7 +160,7 @@ def round_line(line: Line) -> str:
 
 
 def follow(run_dir: Path, out: Console, every_s: float) -> Snapshot:
-    """Show a run until it is over; a live table in a terminal, lines elsewhere."""
+    """Show a run until it is over: as a live table in a terminal, as lines elsewhere."""
     if out.is_terminal:
         with Live(console=out, auto_refresh=False) as live:
             while True:
@@ -195,12 +187,12 @@ def follow(run_dir: Path, out: Console, every_s: float) -> Snapshot:
 
 
 def look(run_dir: Path, out: Console) -> Snapshot:
-    """Show a run as it is now.
+    """Show a run once, as it is now.
 
     Raises
     ------
     UserError
-        There is no run, or a file of it is broken.
+        The folder holds no run, or a file of the run is broken.
     """
     snapshot = take_snapshot(run_dir)
     if snapshot.damage:

@@ -1,4 +1,4 @@
-"""Scores a run's models on every site's test patients; ``compare`` starts it as a process.
+"""A process of ``compare`` that scores a run's models on every site's test patients.
 
 ``python -m results.compare.evaluate_run RUN_DIR SITES ADAPT_EPOCHS [--base]``
 """
@@ -34,34 +34,26 @@ BASE, MERGED, PERSONAL, LAST_LOCAL, ADAPTED = "base", "merged", "personal", "las
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """The files of one of a run's models.
-
-    Attributes
-    ----------
-    model
-        What it is: ``base``, ``merged``, ``personal``, ``last local`` or ``adapted``.
-    origin
-        The site it belongs to; empty where it is everybody's.
-    weights
-        File of the whole network.
-    adapter
-        File of an adapter on it; None for none.
-    """
+    """The files of one of a run's models."""
 
     model: str
+    """The kind: ``base``, ``merged``, ``personal``, ``last local`` or ``adapted``."""
     origin: str
+    """The site that the model belongs to; empty where it belongs to all sites."""
     weights: Path
+    """File of the whole network."""
     adapter: Path | None = None
+    """File of an adapter on it, if there is one."""
 
     def load(self, config: RunConfig) -> nn.Module:
-        """Return the network."""
+        """Return the network with its adapter."""
         own = self.weights == config.path(config.base_model)
         expected = config if own else replace(config, base_sha256="")
         return load_model(self.weights, self.adapter, expected)
 
 
 def models_of(run_dir: Path, sites: list[str], config: RunConfig) -> list[ModelFiles]:
-    """Return the models that a run left: the merged one, and those of its sites."""
+    """Return the models that a run left: the merged model and those of its sites."""
     base, folder = config.path(config.base_model), RunDir(run_dir)
     found = []
     if folder.weights.is_file():
@@ -79,7 +71,7 @@ def models_of(run_dir: Path, sites: list[str], config: RunConfig) -> list[ModelF
         )
     rounds = sorted(folder.updates.glob("round-*"))
     whole = config.method.sends == "all" and config.method.trains == "adapter"
-    if rounds and whole and not config.method.folds:  # else it is no adapter of the base alone
+    if rounds and whole and not config.method.folds:  # otherwise updates do not fit the base
         for site in sites:
             path = rounds[-1] / site_file(site)
             if path.is_file():
@@ -88,18 +80,18 @@ def models_of(run_dir: Path, sites: list[str], config: RunConfig) -> list[ModelF
 
 
 def own_model(found: list[ModelFiles], site: str) -> ModelFiles:
-    """Return what a site would use after the run: its personal model or else the merged one."""
+    """Return the model that a site uses after the run: its personal one, or else the merged one."""
     for model in found:
         if model.model == PERSONAL and model.origin == site:
             return model
     common = [model for model in found if not model.origin]
     if not common:
-        raise UserError(f"site {site}: found neither a personal nor a merged model of it")
+        raise UserError(f"site {site}: found neither a personal nor a merged model")
     return common[0]
 
 
 def adapt(model: nn.Module, site: Site, rank: int, epochs: int, config: RunConfig) -> None:
-    """Fold what the model has into its weights and train a fresh adapter on the site's patients."""
+    """Fold the model's adapter, if any, and train a fresh one on the site's patients."""
     if lora.attached(model):
         adapter = lora.get_adapter(model)
         lora.detach(model)
@@ -113,18 +105,13 @@ def adapt(model: nn.Module, site: Site, rank: int, epochs: int, config: RunConfi
 
 
 class Evaluation:
-    """Scores models at all sites.
+    """Scores the models of a run at all sites; ``sites`` says how many the data hold."""
 
-    Parameters
-    ----------
-    config
-        Of the run.
-    sites
-        How many the data hold.
-    """
-
-    def __init__(self, config: RunConfig, sites: int) -> None:
-        single = replace(config.data, pool=False)  # everybody is scored at a site of their own
+    def __init__(self, run_dir: Path, sites: int) -> None:
+        config = RunDir(run_dir).read_config()
+        if config.train.threads:
+            torch.set_num_threads(config.train.threads)
+        single = replace(config.data, pool=False)  # a pooled run is scored site by site too
         self.config = replace(config, data=single)
         self.device = config.train.torch_device()
         self.sites = [
@@ -133,16 +120,8 @@ class Evaluation:
         ]
         self.lines: list[dict[str, Any]] = []
 
-    @classmethod
-    def of(cls, run_dir: Path, sites: int) -> "Evaluation":
-        """Return that of a run, with the run's own number of threads."""
-        config = RunDir(run_dir).read_config()
-        if config.train.threads:
-            torch.set_num_threads(config.train.threads)
-        return cls(config, sites)
-
     def run(self, found: list[ModelFiles], adapt_epochs: int) -> None:
-        """Score the models, and what each site makes of its own by adapting it."""
+        """Score the models; with ``adapt_epochs``, also each site's own model after adaptation."""
         for files in found:
             self._score(files.model, files.origin, files.load(self.config))
         if not adapt_epochs:
@@ -157,7 +136,7 @@ class Evaluation:
     def _score(self, model: str, origin: str, network: nn.Module) -> None:
         print(f"evaluating {model} {origin}".rstrip(), flush=True)
         for site in self.sites:
-            # HD95 takes long: only where it is in the table
+            # HD95 takes long, so only what the table shows
             hd95 = model in (BASE, MERGED) or (model == PERSONAL and origin == site.name)
             for case, volume in zip(site.cases["test"], site.volumes["test"], strict=True):
                 scores = evaluate(network, [volume], self.device, hd95=hd95)
@@ -166,7 +145,7 @@ class Evaluation:
 
 
 def _values(scores: Scores) -> dict[str, dict[str, float]]:
-    """Return a single case's scores by structure."""
+    """Return the scores of one case by metric and structure."""
     found = {"dice": dict(zip(STRUCTURES, scores.dice[0].tolist(), strict=True))}
     if scores.hd95_mm.size:
         found["hd95_mm"] = dict(zip(STRUCTURES, scores.hd95_mm[0].tolist(), strict=True))
@@ -174,7 +153,7 @@ def _values(scores: Scores) -> dict[str, dict[str, float]]:
 
 
 def evaluate_run(run_dir: Path, sites: int, adapt_epochs: int, *, base: bool) -> None:
-    """Write ``scores.jsonl`` and then ``evaluation.json`` into a run's folder.
+    """Score a run's models; write ``scores.jsonl`` and then ``evaluation.json`` into its folder.
 
     Raises
     ------
@@ -182,7 +161,7 @@ def evaluate_run(run_dir: Path, sites: int, adapt_epochs: int, *, base: bool) ->
         A file or the data cannot be used.
     """
     started = time.monotonic()
-    work = Evaluation.of(run_dir, sites)
+    work = Evaluation(run_dir, sites)
     names = [site.name for site in work.sites]
     own_base = ModelFiles(BASE, "", work.config.path(work.config.base_model))
     found = [own_base] if base else models_of(run_dir, names, work.config)
@@ -199,7 +178,7 @@ def evaluate_run(run_dir: Path, sites: int, adapt_epochs: int, *, base: bool) ->
 
 
 def main() -> None:
-    """Evaluate what the command line says; a person's mistake is the last line of the log."""
+    """Run the command line; a user's mistake becomes the last line of the log."""
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("sites", type=int)

@@ -1,7 +1,6 @@
-"""What is kept of a run of the comparison, and how far it got."""
+"""The folder of one run of a comparison: its files, and how far the run got."""
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import tomli_w
@@ -16,84 +15,59 @@ from server_app.run_dir import RunDir
 from server_app.status import FINISHED, Status, read_status
 
 
-@dataclass(frozen=True)
 class JobFolder:
-    """The folder of one run: what ``server_app.run_dir.RunDir`` lists, and some files beside.
+    """The folder of one run, below the comparison's.
 
-    Attributes
+    It holds the files of :class:`server_app.run_dir.RunDir` (``run``) and these beside them:
+
+    =============== ====================================================================
+    run.toml        ``keys``: the keys that the run was started with
+    run.log         ``log``: all output of the run's processes
+    scores.jsonl    ``scores``: a line for every model and case
+    evaluation.json ``evaluation``: what was evaluated; it is written last, when all is done
+    failure.json    ``failure``: which step failed and why
+    .lock           ``lock``: held as long as a process of the run lives
+    =============== ====================================================================
+
+    Parameters
     ----------
     job
         The run.
-    path
-        The folder.
+    out
+        The folder of the comparison.
     """
 
-    job: Job
-    path: Path
-
-    @classmethod
-    def of(cls, job: Job, out: Path) -> "JobFolder":
-        """Return the folder of a run below the comparison's."""
+    def __init__(self, job: Job, out: Path) -> None:
         names = [file_name(name) for name in (job.setting, job.row) if name]
-        return cls(job, out.joinpath("runs", *names, f"seed-{job.seed}"))
-
-    @property
-    def run(self) -> RunDir:
-        """The run's own files."""
-        return RunDir(self.path)
-
-    @property
-    def keys(self) -> Path:
-        """The keys that the run was started with."""
-        return self.path / "run.toml"
-
-    @property
-    def log(self) -> Path:
-        """All that the run's processes said."""
-        return self.path / "run.log"
-
-    @property
-    def scores(self) -> Path:
-        """A line for every model and case."""
-        return self.path / "scores.jsonl"
-
-    @property
-    def evaluation(self) -> Path:
-        """What was evaluated; written last, so its being there says that all is done."""
-        return self.path / "evaluation.json"
-
-    @property
-    def failure(self) -> Path:
-        """Which step failed and why."""
-        return self.path / "failure.json"
-
-    @property
-    def lock(self) -> Path:
-        """Held as long as a process of the run is there."""
-        return self.path / ".lock"
+        self.job = job
+        self.path = path = out.joinpath("runs", *names, f"seed-{job.seed}")
+        self.run = RunDir(path)
+        self.keys, self.log = path / "run.toml", path / "run.log"
+        self.scores, self.evaluation = path / "scores.jsonl", path / "evaluation.json"
+        self.failure, self.lock = path / "failure.json", path / ".lock"
 
     def status(self) -> Status | None:
-        """Return where the run stands; None before it has begun, or when nothing can be read."""
+        """Return where the run stands; None before it has begun, or where that cannot be read."""
         try:
             return read_status(self.run.status)
         except UserError:
             return None
 
     def trained(self) -> bool:
-        """Say whether the run has ended well; the base model needs none."""
+        """Return whether the run has finished; the base model needs no run."""
         if self.job.row == BASE:
             return True
         status = self.status()
         return status is not None and status.state == FINISHED and self.run.summary.is_file()
 
     def evaluated(self, adapt_epochs: int) -> bool:
-        """Say whether all is done, with adaptation for so many epochs."""
+        """Return whether the run was evaluated, with adaptation for ``adapt_epochs`` epochs."""
         if not (self.evaluation.is_file() and self.scores.is_file() and self.trained()):
             return False
         return _read(self.evaluation).get("adapt_epochs") == adapt_epochs
 
     def standing(self) -> str:
-        """Say in a few words why the run is missing in the results."""
+        """Return in a few words why the run is missing from the results."""
         if self.failure.is_file():
             found = _read(self.failure)
             return f"{found.get('step', 'it')} failed: {found.get('reason', 'unknown')}"
@@ -105,12 +79,12 @@ class JobFolder:
         return f"stopped in round {status.round} of {status.rounds}" if status else "not begun"
 
     def check_keys(self) -> None:
-        """Check that what is here was made with the keys of now, a profile's and base's included.
+        """Check that a run which is already here was made with today's keys and base file.
 
         Raises
         ------
         UserError
-            A key that changes results is another one.
+            A key that changes the results has another value now.
         """
         if not self.run.config.is_file():
             return
@@ -126,10 +100,10 @@ class JobFolder:
                 )
 
     def prepare(self) -> None:
-        """Write the keys for an attempt; it goes on where there is a checkpoint."""
+        """Write the keys for an attempt, which goes on from a checkpoint where there is one."""
         self.path.mkdir(parents=True, exist_ok=True)
         typed: dict[str, Value] = dict(self.job.keys)
-        if self.job.row == BASE:  # nothing runs that would write it
+        if self.job.row == BASE:  # no run writes it
             write_text(self.run.config, tomli_w.dumps(self.job.config.to_flat()))
         else:
             typed["run-dir"] = str(self.path.resolve())
@@ -139,17 +113,17 @@ class JobFolder:
         write_text(self.keys, tomli_w.dumps(typed))
 
     def fail(self, step: str, reason: str) -> None:
-        """Note that a step failed."""
+        """Write down that a step failed, and why."""
         write_text(self.failure, json.dumps({"step": step, "reason": reason}) + "\n")
 
 
 def file_name(name: str) -> str:
-    """Return a row's or setting's name as that of a file."""
+    """Return the name of a row or setting as a file name."""
     return name.replace("%", "%25").replace("/", "%2F")
 
 
 def _read(path: Path) -> dict[str, object]:
-    """Return a small JSON object, an empty one where the file is none."""
+    """Return a file's JSON object; an empty one where the file holds none."""
     try:
         found = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):

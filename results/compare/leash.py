@@ -1,10 +1,10 @@
-"""Runs a command that must not outlive whoever started it.
+"""Runs a command that must not outlive the process that started it.
 
-``python -m results.compare.leash LOCK COMMAND…`` holds its standard input open for reading. Whoever
-started it holds the other end, so the operating system closes it when that process ends in
-whatever way, kill -9 included. Then the whole process group goes: without this a federation that
-nobody waits for would write into the folder of the one that takes its place. That one waits for
-the lock, since on a busy machine an end takes seconds.
+``python -m results.compare.leash LOCK COMMAND…`` reads its standard input, a pipe whose other end
+the starter holds. However the starter ends, by kill -9 too, the operating system closes the pipe,
+and the leash kills its whole process group. Otherwise an abandoned federation would go on writing
+into the folder of the run that takes its place. That run waits for the lock, since on a busy
+machine the killed processes need seconds to end.
 """
 
 import os

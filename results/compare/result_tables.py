@@ -1,4 +1,4 @@
-"""The results as Markdown and as csv, one row a method and one row a score."""
+"""The tables of a comparison: ``results.md``, ``results.csv`` and ``results-long.csv``."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,8 +8,13 @@ from common.files import write_text
 from common.labels import STRUCTURES
 from common.text import NONE, csv_text, markdown_cell, markdown_table, size
 from results.compare.plan import Plan
-from results.compare.row_results import LEAST_FOR_TEST, RowResult, SignedRank, patient_test
-from results.compare.site_results import site_rows
+from results.compare.row_results import (
+    LEAST_FOR_TEST,
+    RowResult,
+    SignedRank,
+    patient_test,
+    site_results,
+)
 from results.run_reader import COLUMNS
 
 HEAD = (
@@ -19,23 +24,23 @@ HEAD = (
 NOTES = """\
 Dice on test patients, mean ± standard deviation over seeds. LV, MYO, RV and mean are in-client:
 every site's own model (its personal one if it has one, else the merged one) on its own patients;
-HD95 is of the same pairs. Cross-client is the same models on the other sites' patients; with one
-merged model it equals in-client. {adapted} Every site counts once. Bytes are payload of all sites
-together; the base model and what it costs to spread it are not in them, nor are images where data
-are pooled. p is of the two-sided Wilcoxon signed-rank test against {reference}, a pair a patient
-(mean over frames, structures and seeds), for n of at least {least}; it is not corrected for the
-number of rows. Site by site: last local is what the site sent last, before any merge; rounds
-penalised are those in which its penalty was below 1, and what was taken of its share in these.
+so is HD95. Cross-client is the same models on the other sites' patients; with one merged model it
+equals in-client. {adapted} Every site counts once. Bytes are the payload of all sites together,
+without the base model, and without the images where data are pooled. p is from the two-sided
+Wilcoxon signed-rank test against {reference} with one pair for each patient (mean over frames,
+structures and seeds) if n is at least {least}; it is not corrected for the number of rows. Site by
+site: last local is the adapter that the site sent last, before any merge; rounds penalised is the
+part of rounds in which its penalty was below 1, and of its share is what it lost in these rounds.
 """
 ADAPTED = (
-    "Adapted is the own model after {} local epoch(s) of a fresh adapter, on the site's own\n"
+    "Adapted is the site's own model after {} local epoch(s) of a fresh adapter, on its own\n"
     "patients."
 )
 NOT_ADAPTED = "Nothing was adapted."
 
 
 def tests_against(plan: Plan, rows: Sequence[RowResult]) -> dict[tuple[str, str], SignedRank]:
-    """Return the test of every row but the reference, by (setting, row)."""
+    """Return the test of every row except the reference, by (setting, row)."""
     references = {r.setting: r for r in rows if r.row == plan.reference}
     return {
         (r.setting, r.row): patient_test(r, references[r.setting])
@@ -50,16 +55,10 @@ def markdown(
     plots: Mapping[str, Sequence[str]],
     overview: Sequence[str] = (),
 ) -> str:
-    """Return the whole of ``results.md``.
+    """Return the text of ``results.md``.
 
-    Parameters
-    ----------
-    plan, rows
-        The comparison and its results.
-    plots
-        By setting, the files of its pictures as seen from the page.
-    overview
-        Those of all settings together.
+    ``plots`` has each setting's pictures, ``overview`` those of all settings together, as paths
+    relative to the page.
     """
     tests = tests_against(plan, rows)
     parts = [f"# {markdown_cell(plan.path.stem)}\n", *_pictures(overview)]
@@ -69,7 +68,8 @@ def markdown(
         own = [row for row in rows if row.setting == setting]
         cells = [_cells(row, tests.get((setting, row.row))) for row in own]
         parts.append(markdown_table(HEAD, cells, words=2) + "\n")
-        if gone := [line for row in own for line in _missing(row)]:
+        gone = [f"{row.row}, seed {n}: {why}" for row in own for n, why in row.missing.items()]
+        if gone:
             parts.append("Missing:\n\n" + "".join(f"- {markdown_cell(line)}\n" for line in gone))
         parts.append("Site by site:\n")
         head, *cells = site_rows(own)
@@ -86,7 +86,6 @@ def _pictures(paths: Sequence[str]) -> list[str]:
 
 
 def _cells(row: RowResult, test: SignedRank | None) -> list[str]:
-    bytes_ = (row.up, row.down, row.in_all)
     return [
         row.row,
         row.seeds,
@@ -94,9 +93,31 @@ def _cells(row: RowResult, test: SignedRank | None) -> list[str]:
         row.hd95_mm.text(1),
         row.cross_client.text(),
         row.adapted.text(),
-        *(NONE if math.isnan(value) else size(value) for value in bytes_),
+        *(NONE if math.isnan(n) else size(n) for n in (row.up, row.down, row.in_all)),
         _p(test),
     ]
+
+
+def site_rows(rows: Sequence[RowResult]) -> list[list[str]]:
+    """Return the cells of the table site by site: its head, then a line a method and site."""
+    table = [["method", "site", *COLUMNS, "last local", "rounds penalised", "of its share"]]
+    for row in rows:
+        for site, found in site_results(row).items():
+            table.append(
+                [
+                    row.row,
+                    site,
+                    *(found.dice[column].text() for column in COLUMNS),
+                    found.last_local.text(),
+                    _percent(found.penalised),
+                    _percent(found.removed),
+                ]
+            )
+    return table
+
+
+def _percent(value: float) -> str:
+    return NONE if math.isnan(value) else f"{value:.0%}"
 
 
 def _p(test: SignedRank | None) -> str:
@@ -108,17 +129,11 @@ def _p(test: SignedRank | None) -> str:
     return f"{text} (n = {test.patients})"
 
 
-def _missing(row: RowResult) -> Iterator[str]:
-    for seed, why in row.missing.items():
-        yield f"{row.row}, seed {seed}: {why}"
-
-
 def save_csv(plan: Plan, rows: Sequence[RowResult], out: Path) -> None:
     """Write ``results.csv``, a line a row, and ``results-long.csv``, a line a score."""
     tests = tests_against(plan, rows)
-    write_text(
-        out / "results.csv", csv_text([_flat(r, tests.get((r.setting, r.row))) for r in rows])
-    )
+    flat = [_flat(row, tests.get((row.setting, row.row))) for row in rows]
+    write_text(out / "results.csv", csv_text(flat))
     write_text(out / "results-long.csv", csv_text(list(_long(rows))))
 
 

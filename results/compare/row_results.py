@@ -1,4 +1,4 @@
-"""The numbers of the table: a row of the comparison over its seeds."""
+"""The numbers of a comparison's rows over their seeds: for all sites, and site by site."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,23 +11,23 @@ from scipy.stats import wilcoxon
 from common.text import number
 from results.compare.folder import JobFolder
 from results.compare.plan import BASE, Plan
-from results.compare.run_scores import Finished, read_finished, site_means
+from results.compare.run_scores import Finished, means, read_finished, site_means
 from results.run_reader import COLUMNS, mean
 
 LEAST_FOR_TEST = 6
-"""Pairs from which on the signed-rank test can reach p < 0.05."""
+"""The fewest pairs with which the signed-rank test can reach p < 0.05."""
 
 
 @dataclass(frozen=True)
 class Spread:
-    """A number over seeds: its mean, and its standard deviation (n − 1), NaN for a single seed."""
+    """Mean and standard deviation (n − 1) over seeds; the latter is NaN for a single seed."""
 
     mean: float
     sd: float
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Spread":
-        """Return mean and deviation of the numbers among ``values``."""
+        """Return mean and deviation of the ``values`` that are not NaN."""
         known = [value for value in values if not math.isnan(value)]
         return cls(mean(known), float(np.std(known, ddof=1)) if len(known) > 1 else math.nan)
 
@@ -39,26 +39,18 @@ class Spread:
 
 @dataclass(frozen=True)
 class RowResult:
-    """A row in a setting.
-
-    Attributes
-    ----------
-    setting, row
-        Which one.
-    finished
-        Its runs that are done, by seed.
-    missing
-        Why the others are not, by seed.
-    """
+    """The runs of one row in one setting, by seed."""
 
     setting: str
     row: str
     finished: Mapping[int, Finished]
+    """The runs that are done."""
     missing: Mapping[int, str]
+    """Why each other run is not done."""
 
     @property
     def seeds(self) -> str:
-        """Say how many seeds there are, and which are missing."""
+        """How many seeds there are, and which are missing, in words."""
         total = len(self.finished) + len(self.missing)
         if not self.missing:
             return str(total)
@@ -78,7 +70,7 @@ class RowResult:
 
     @cached_property
     def hd95_mm(self) -> Spread:
-        """HD95 of the same pairs."""
+        """HD95 (mm) of the sites' own models on their own patients."""
         runs = self.finished.values()
         return Spread.of([site_means(f.in_client(), "hd95_mm")["mean"] for f in runs])
 
@@ -94,34 +86,28 @@ class RowResult:
 
     @cached_property
     def up(self) -> float:
-        """Payload from all sites in a round, mean over seeds."""
+        """Payload (bytes) from all sites in a round, mean over seeds."""
         return mean(f.bytes_per_round()[0] for f in self.finished.values())
 
     @cached_property
     def down(self) -> float:
-        """Payload to all sites in a round, mean over seeds."""
+        """Payload (bytes) to all sites in a round, mean over seeds."""
         return mean(f.bytes_per_round()[1] for f in self.finished.values())
 
     @cached_property
     def in_all(self) -> float:
-        """Payload of a whole run, mean over seeds."""
+        """Payload (bytes) of a whole run, mean over seeds."""
         return mean(f.bytes_in_all() for f in self.finished.values())
 
 
 @dataclass(frozen=True)
 class SignedRank:
-    """A signed-rank test over patients.
-
-    Attributes
-    ----------
-    p
-        Two-sided; NaN where there are too few patients.
-    patients
-        How many were paired.
-    """
+    """The result of a Wilcoxon signed-rank test over patients."""
 
     p: float
+    """The two-sided p value; NaN with fewer than ``LEAST_FOR_TEST`` patients."""
     patients: int
+    """How many patients were paired."""
 
 
 def patient_test(row: RowResult, reference: RowResult) -> SignedRank:
@@ -138,7 +124,7 @@ def patient_test(row: RowResult, reference: RowResult) -> SignedRank:
     differences = [value for value in differences if not math.isnan(value)]
     if len(differences) < LEAST_FOR_TEST:
         return SignedRank(math.nan, len(differences))
-    if not any(differences):  # all the same: nothing to rank
+    if not any(differences):  # nothing to rank
         return SignedRank(1.0, len(differences))
     return SignedRank(float(wilcoxon(differences).pvalue), len(differences))
 
@@ -153,8 +139,43 @@ def _by_patient(row: RowResult) -> dict[tuple[int, str, str], float]:
     return {key: mean(values) for key, values in cases.items()}
 
 
+@dataclass(frozen=True)
+class SiteResult:
+    """The results of one site in a row, over seeds."""
+
+    dice: Mapping[str, Spread]
+    """Dice of the site's own model on its own test patients, by structure."""
+    last_local: Spread
+    """Mean Dice, on the same patients, of the adapter that the site sent last, before any merge."""
+    penalised: float
+    """Fraction of rounds in which its penalty was below 1, mean over seeds; NaN without rating."""
+    removed: float
+    """Fraction of its share that the re-merge took, mean over the rounds that penalised it."""
+
+
+def site_results(row: RowResult) -> dict[str, SiteResult]:
+    """Return the results of every site, by name."""
+    sites = sorted({site for finished in row.finished.values() for site in finished.sites})
+    return {site: _site_result(row, site) for site in sites}
+
+
+def _site_result(row: RowResult, site: str) -> SiteResult:
+    runs = row.finished.values()
+    own = [means(finished.in_client().get(site, [])) for finished in runs]
+    last = [means(finished.last_local(site))["mean"] for finished in runs]
+    rates, removed = [], []
+    for finished in runs:
+        trainings = [] if finished.run is None else finished.run.trainings(site)
+        damped = [entry for entry in trainings if entry["penalty"] < 1]
+        rated = trainings and finished.job.config.method.rating != "none"
+        rates.append(len(damped) / len(trainings) if rated else math.nan)
+        removed += [entry["removed"] for entry in damped if "removed" in entry]
+    dice = {column: Spread.of([found[column] for found in own]) for column in COLUMNS}
+    return SiteResult(dice, Spread.of(last), mean(rates), mean(removed))
+
+
 def collect(plan: Plan, folders: Sequence[JobFolder]) -> list[RowResult]:
-    """Return every row of every setting, the base model first, missing runs noted.
+    """Return the results of every row of every setting, the base model first.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Brings all runs of a comparison to their end, from where an earlier attempt stopped."""
+"""Brings all runs of a comparison to their end, and goes on where an earlier attempt stopped."""
 
 from pathlib import Path
 
@@ -16,24 +16,14 @@ from results.compare.showing import showing
 def run_plan(plan: Plan, out: Path, jobs: int, only: str, console: Console) -> list[JobFolder]:
     """Run and evaluate what is not done yet, and return the folders of all runs.
 
-    Parameters
-    ----------
-    plan
-        The comparison.
-    out
-        Its folder.
-    jobs
-        Runs at a time.
-    only
-        Text that a run's name must hold; the base models are evaluated in any case.
-    console
-        Told of the progress.
+    ``jobs`` runs go on at a time. Runs whose name lacks the text ``only`` are left alone, but the
+    base models are always evaluated.
 
     Raises
     ------
     UserError
-        No run's name holds ``only``, another comparison is at work in the folder, or runs in it
-        were made with other keys.
+        No run's name contains ``only``, another comparison is at work in ``out``, or runs in
+        it were made with other keys.
     """
     check_app()
     if not any(only in job.name for job in plan.jobs()):
@@ -43,10 +33,11 @@ def run_plan(plan: Plan, out: Path, jobs: int, only: str, console: Console) -> l
     out.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(out / ".lock", timeout=0):
-            folders = [JobFolder.of(job, out) for job in provided(plan)]
+            folders = [JobFolder(job, out) for job in provided(plan)]
             for folder in folders:
                 folder.check_keys()
-            left = [f for f in folders if not f.evaluated(plan.adapt_epochs) and _wanted(f, only)]
+            wanted = [f for f in folders if f.job.row == BASE or only in f.job.name]
+            left = [f for f in wanted if not f.evaluated(plan.adapt_epochs)]
             gpu = any(f.job.config.train.torch_device().type == "cuda" for f in left)
             with showing(console, len(folders), left, jobs) as shown:
                 JobRunner(jobs, plan.adapt_epochs, Share.of(jobs, gpu=gpu), shown).work(left)
@@ -57,14 +48,10 @@ def run_plan(plan: Plan, out: Path, jobs: int, only: str, console: Console) -> l
     return folders
 
 
-def _wanted(folder: JobFolder, only: str) -> bool:
-    return folder.job.row == BASE or only in folder.job.name
-
-
 def provided(plan: Plan) -> list[Job]:
-    """Return all runs with their data and base model; a phantom and its base where none are named.
+    """Return all runs with data and base model; where the keys name none, the demo's are made.
 
-    The base is made once a setting, of its first seed, so that all runs of it have the same.
+    One base is made for a setting, with its first seed, so that all runs of it share the base.
     """
     found: list[Job] = []
     for setting in plan.settings:

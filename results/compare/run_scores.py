@@ -1,4 +1,4 @@
-"""The scores of finished runs, and what of them is in-client and what cross-client."""
+"""The scores of a finished run, sorted into in-client and cross-client."""
 
 import json
 import math
@@ -17,44 +17,30 @@ from results.run_reader import COLUMNS, RunFiles, mean, read_run
 
 @dataclass(frozen=True)
 class Score:
-    """A model on a case.
-
-    Attributes
-    ----------
-    model, origin
-        What it is, and the site that it belongs to; see :mod:`results.compare.evaluate_run`.
-    site, patient, frame
-        The case.
-    dice, hd95_mm
-        By structure, NaN where there is none.
-    """
+    """The scores of one model on one case, given by its site, patient and frame."""
 
     model: str
+    """The kind of model; see :class:`results.compare.evaluate_run.ModelFiles`."""
     origin: str
+    """The site that the model belongs to; empty where it belongs to all sites."""
     site: str
     patient: str
     frame: str
     dice: tuple[float, ...]
+    """Dice of LV, MYO and RV; NaN where there is none."""
     hd95_mm: tuple[float, ...]
+    """HD95 of the same structures; NaN where there is none."""
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A run with its scores.
-
-    Attributes
-    ----------
-    job
-        Which one.
-    scores
-        Of all its models.
-    run
-        The run's history; None for the base model.
-    """
+    """A finished run with its scores."""
 
     job: Job
     scores: Sequence[Score]
+    """The scores of all of its models on all test cases."""
     run: RunFiles | None
+    """The run's files; None for the base model."""
 
     @cached_property
     def sites(self) -> list[str]:
@@ -62,16 +48,16 @@ class Finished:
         return sorted({score.site for score in self.scores})
 
     def own(self, origin: str) -> list[Score]:
-        """Return the scores of what a site would use: its personal model or else the merged one."""
+        """Return the scores of a site's own model: its personal one, or else the merged one."""
         personal = [s for s in self.scores if s.model == PERSONAL and s.origin == origin]
         return personal or [s for s in self.scores if s.model in (MERGED, BASE)]
 
     def in_client(self) -> dict[str, list[Score]]:
-        """Return by site the scores of its own model on its own patients."""
+        """Return the scores of each site's own model on its own patients, by site."""
         return {site: [s for s in self.own(site) if s.site == site] for site in self.sites}
 
     def cross_client(self) -> dict[str, list[Score]]:
-        """Return by pair of sites the scores of one's own model on the other's patients."""
+        """Return the scores of each site's own model on another's patients, by pair of sites."""
         return {
             f"{origin} at {site}": [s for s in self.own(origin) if s.site == site]
             for origin in self.sites
@@ -80,18 +66,18 @@ class Finished:
         }
 
     def adapted(self) -> dict[str, list[Score]]:
-        """Return by site the scores of what it made of its own model, on its own patients."""
+        """Return the scores of each site's adapted model on its own patients, by site."""
         found = [s for s in self.scores if s.model == ADAPTED and s.origin == s.site]
         return {site: [s for s in found if s.site == site] for site in self.sites}
 
     def last_local(self, site: str) -> list[Score]:
-        """Return the scores of what a site sent last on its own patients."""
+        """Return the scores of the adapter that a site sent last, on its own patients."""
         return [s for s in self.scores if s.model == LAST_LOCAL and s.origin == s.site == site]
 
     def matrix(self) -> dict[str, list[float]]:
-        """Return the mean Dice at every site, by model: the merged one and those of the sites.
+        """Return each model's mean Dice at every site, in the order of ``sites``.
 
-        A site's model is its personal one, or else its last local one.
+        The models are the base or merged one, and each site's personal or else last local one.
         """
         rows: dict[str, list[float]] = {}
         for model in (BASE, MERGED, PERSONAL, LAST_LOCAL):
@@ -102,40 +88,40 @@ class Finished:
         return rows
 
     def bytes_per_round(self) -> tuple[float, float]:
-        """Return the payload from and to all sites in a round; NaN for the base model."""
+        """Return the bytes from and to all sites in a round; NaN for the base model."""
         if self.run is None or not self.run.rounds:
             return math.nan, math.nan
         rounds = len(self.run.rounds)
         return self.run.traffic["up"] / rounds, self.run.traffic["down"] / rounds
 
     def bytes_in_all(self) -> float:
-        """Return the payload of the whole run; NaN for the base model."""
+        """Return the bytes of the whole run; NaN for the base model."""
         if self.run is None:
             return math.nan
         return float(self.run.traffic["up"] + self.run.traffic["down"])
 
     def validation(self) -> list[tuple[int, float]]:
-        """Return the sites' mean validation Dice over the rounds: of the merge, or of the start."""
+        """Return (round, validation Dice over sites) of the merge, or else of the round's start."""
         if self.run is None:
             return []
         return self.run.mean_series("validation") or self.run.mean_series("start")
 
 
 def means(scores: Sequence[Score], metric: str = "dice") -> dict[str, float]:
-    """Return the mean over cases by structure, and of the cases' own means."""
+    """Return the mean over cases for every structure, and the mean of the cases' own means."""
     values = [getattr(score, metric) for score in scores]
     columns = {name: mean(v[i] for v in values) for i, name in enumerate(STRUCTURES)}
     return {**columns, "mean": mean(mean(v) for v in values)}
 
 
 def site_means(groups: dict[str, list[Score]], metric: str = "dice") -> dict[str, float]:
-    """Return the means by structure, every site or pair of sites counted once."""
+    """Return the means by structure; every site or pair of sites counts once."""
     found = [means(scores, metric) for scores in groups.values() if scores]
     return {column: mean(values[column] for values in found) for column in COLUMNS}
 
 
 def read_finished(folder: JobFolder) -> Finished:
-    """Read a run that was evaluated.
+    """Read the scores and files of a run that was evaluated.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Runs and evaluations as processes, one after another or side by side."""
+"""Starts runs and evaluations as processes, one after another or side by side."""
 
 import json
 import os
@@ -21,9 +21,9 @@ from results.compare.showing import Showing
 from server_app.status import FAILED
 
 ROOT = Path(__file__).resolve().parents[2]
-"""The repository: what Flower is given as the app."""
+"""The repository, which is the app that Flower runs."""
 QUIET = {"RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
-"""Ray warns of what does not concern a run on one machine."""
+"""Environment that silences Ray's warnings, which do not concern a run on one machine."""
 POLL_S = 0.5
 LONGEST_REASON = 300
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -48,26 +48,20 @@ def check_app() -> None:
 
 @dataclass(frozen=True)
 class Share:
-    """What one of several runs at a time may use.
-
-    Attributes
-    ----------
-    cores
-        CPU cores.
-    gpu
-        Whether a run computes on a GPU, which all its sites share.
-    """
+    """The part of the machine that each of several runs at a time may use."""
 
     cores: int
+    """CPU cores."""
     gpu: bool = False
+    """Whether the run computes on a GPU, which all of its sites share."""
 
     @classmethod
     def of(cls, jobs: int, *, gpu: bool) -> "Share":
-        """Divide this process's cores."""
+        """Divide this process's cores among ``jobs`` runs."""
         return cls(max(1, len(os.sched_getaffinity(0)) // jobs), gpu)
 
     def backend(self, nodes: int) -> str:
-        """Return Flower's ``--backend-config``: all nodes at once where there are enough cores."""
+        """Return Flower's ``--backend-config``, with all nodes at once where the cores suffice."""
         client: dict[str, float] = {"num_cpus": max(1, self.cores // nodes)}
         if self.gpu:
             client["num_gpus"] = int(1e3 / nodes) / 1e3
@@ -77,7 +71,7 @@ class Share:
 
 @dataclass
 class Active:
-    """A run at work."""
+    """A run that is at work."""
 
     folder: JobFolder
     step: Step
@@ -86,26 +80,14 @@ class Active:
 
 
 class JobRunner:
-    """Brings runs to their end.
-
-    Parameters
-    ----------
-    jobs
-        How many at a time.
-    adapt_epochs
-        Of the evaluation.
-    share
-        Of each of them.
-    showing
-        Told of everything.
-    """
+    """Brings runs to their end, ``jobs`` at a time, each with a ``share`` of the machine."""
 
     def __init__(self, jobs: int, adapt_epochs: int, share: Share, showing: Showing) -> None:
         self.jobs, self.adapt_epochs, self.share, self.showing = jobs, adapt_epochs, share, showing
         self.active: list[Active] = []
 
     def work(self, folders: Sequence[JobFolder]) -> None:
-        """Run and evaluate what is not done; a failure is noted, and the others go on.
+        """Run and evaluate the folders' runs; one that fails does not stop the others.
 
         Whatever ends this, no process is left behind.
         """
@@ -133,7 +115,7 @@ class JobRunner:
         if code is None:
             self.showing.at(folder, active.step)
             return
-        stop(active.process)  # what it may have left in its group
+        stop(active.process)  # its group may still have processes
         ended = folder.trained() if active.step == "run" else code == 0
         if ended and active.step == "run":
             active.step = "evaluation"
@@ -145,10 +127,10 @@ class JobRunner:
         self.showing.ended(folder, time.monotonic() - active.started)
 
     def _start(self, folder: JobFolder, step: Step) -> "subprocess.Popen[bytes]":
-        python = [sys.executable, "-P", "-m"]  # -P: what lies in the user's folder is not ours
+        python = [sys.executable, "-P", "-m"]  # -P: import nothing from the user's folder
         command = self._simulation(folder) if step == "run" else self._evaluation(folder, python)
         environment = {**QUIET, **os.environ, "PYTHONUNBUFFERED": "1"}
-        if step == "evaluation":  # Ray sees to it for the sites
+        if step == "evaluation":  # in a run Ray sets it for the sites
             environment.setdefault("OMP_NUM_THREADS", str(self.share.cores))
         with folder.log.open("ab") as log:
             return subprocess.Popen(  # noqa: S603
@@ -176,7 +158,7 @@ class JobRunner:
 
 
 def stop(process: "subprocess.Popen[bytes]") -> None:
-    """End a process and all of its group."""
+    """Kill a process and all of its group."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     with process:  # closes its pipe and waits
@@ -184,7 +166,7 @@ def stop(process: "subprocess.Popen[bytes]") -> None:
 
 
 def reason(folder: JobFolder, step: Step) -> str:
-    """Return why a step failed: the run's own word, or else the last line of the log."""
+    """Return why a step failed: the error in the run's status, or else the log's last line."""
     status = folder.status()
     if step == "run" and status is not None and status.state == FAILED:
         return _plain(status.error)
@@ -192,7 +174,7 @@ def reason(folder: JobFolder, step: Step) -> str:
 
 
 def last_line(log: Path) -> str:
-    """Return the last line that says something."""
+    """Return the log's last line that is not empty."""
     try:
         lines = log.read_text("utf-8", errors="replace").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""How far the comparison is: bars in a terminal, lines elsewhere."""
+"""Shows how far a comparison is: as bars in a terminal, as lines elsewhere."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,21 +18,22 @@ class Showing:
     ----------
     console
         Where to say it.
-    total, done
-        Runs of the comparison, and those that were done before.
+    total
+        How many runs the comparison has.
     left
-        Runs to come that take long: not the base model's.
+        Those of them that are not done yet.
     jobs
         How many run at a time.
     bars
-        None where there is no terminal.
+        The bars of a terminal; None elsewhere.
     """
 
     def __init__(
-        self, console: Console, total: int, done: int, left: int, jobs: int, bars: Progress | None
+        self, console: Console, total: int, left: list[JobFolder], jobs: int, bars: Progress | None
     ) -> None:
-        self.console, self.total, self.done, self.left = console, total, done, left
-        self.jobs, self.bars = jobs, bars
+        self.console, self.total, self.jobs, self.bars = console, total, jobs, bars
+        self.done = done = total - len(left)
+        self.long = sum(folder.job.row != BASE for folder in left)  # evaluating a base is quick
         self.numbers: dict[str, int] = {}
         self.said: dict[str, str] = {}
         self.tasks: dict[str, TaskID] = {}
@@ -40,7 +41,7 @@ class Showing:
         self.all = bars.add_task("runs", total=total, completed=done, note="") if bars else None
 
     def began(self, folder: JobFolder) -> None:
-        """Say that a run begins."""
+        """Say that a run begins or goes on."""
         name = folder.job.name
         self.numbers[name] = self.done + len(self.numbers) + 1
         resumed = folder.run.checkpoint.is_file() and not folder.trained()
@@ -50,7 +51,7 @@ class Showing:
             self.tasks[name] = self.bars.add_task(name, total=rounds, note="")
 
     def at(self, folder: JobFolder, step: str) -> None:
-        """Say where a run is, where that is new."""
+        """Say which round or step a run is in, unless that was said already."""
         name, status = folder.job.name, folder.status()
         where, rounds = step, 0
         if step == "run":
@@ -63,7 +64,7 @@ class Showing:
             self.console.print(f"{self._head(name)}: {where}")
 
     def ended(self, folder: JobFolder, seconds: float) -> None:
-        """Say how a run ended."""
+        """Say how a run ended, and after how many seconds."""
         name = folder.job.name
         if folder.job.row != BASE:
             self.seconds.append(seconds)
@@ -76,11 +77,11 @@ class Showing:
             self.bars.update(self.all, advance=1, note=rest.removeprefix("; "))
 
     def seconds_left(self) -> float:
-        """Estimate the time to the end from the runs that have ended; 0 where nothing is known."""
+        """Estimate the seconds to the end from the runs that have ended; 0 before any has."""
         if not self.seconds:
             return 0.0
         mean = sum(self.seconds) / len(self.seconds)
-        return mean * (self.left - len(self.seconds)) / self.jobs
+        return mean * (self.long - len(self.seconds)) / self.jobs
 
     def _head(self, name: str) -> str:
         return f"run {self.numbers[name]} of {self.total}, {name}"
@@ -88,13 +89,11 @@ class Showing:
 
 @contextmanager
 def showing(console: Console, total: int, left: list[JobFolder], jobs: int) -> Iterator[Showing]:
-    """Yield what shows how far the comparison is."""
-    long = sum(folder.job.row != BASE for folder in left)
-    done = total - len(left)
+    """Yield a :class:`Showing`, with bars where the console is a terminal."""
     if not console.is_terminal:
-        yield Showing(console, total, done, long, jobs, None)
+        yield Showing(console, total, left, jobs, None)
         return
     note = TextColumn("{task.fields[note]}", markup=False)
     name = TextColumn("{task.description}", markup=False)
     with Progress(name, BarColumn(), MofNCompleteColumn(), note, console=console) as bars:
-        yield Showing(console, total, done, long, jobs, bars)
+        yield Showing(console, total, left, jobs, bars)

@@ -1,4 +1,4 @@
-"""Writes the results of a comparison, complete or not."""
+"""Writes tables and pictures of a comparison, and shows its means in the terminal."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,23 +10,16 @@ from rich.table import Table
 
 from common.files import write_text
 from common.text import number
-from results.compare.across import across_settings
+from results.compare.figures import across_settings, draw_all
 from results.compare.folder import JobFolder, file_name
 from results.compare.plan import Plan, place
 from results.compare.result_tables import markdown, save_csv
 from results.compare.row_results import RowResult, collect
-from results.compare.setting_figures import draw_all
 from server_app.curves import save
 
 
 def write_results(plan: Plan, folders: Sequence[JobFolder], out: Path, console: Console) -> bool:
-    """Write tables and pictures into ``out`` and show the most of it.
-
-    Returns
-    -------
-    bool
-        Whether a run is missing.
-    """
+    """Write tables and pictures into ``out``, and return whether a run is missing."""
     rows = collect(plan, folders)
     pictures = {s: _draw([r for r in rows if r.setting == s], s, out) for s in plan.settings}
     overview = []
@@ -36,15 +29,11 @@ def write_results(plan: Plan, folders: Sequence[JobFolder], out: Path, console: 
     write_text(out / "results.md", markdown(plan, rows, pictures, overview))
     save_csv(plan, rows, out)
     console.print(_table(rows))
-    missing = [
-        f"{place(row.setting, row.row)}, seed {seed}: {why}"
-        for row in rows
-        for seed, why in row.missing.items()
-    ]
-    for line in missing:
-        console.print(f"missing: {line}")
+    for row in rows:
+        for seed, why in row.missing.items():
+            console.print(f"missing: {place(row.setting, row.row)}, seed {seed}: {why}")
     console.print(f"results: {out / 'results.md'}, results.csv, results-long.csv, plots/")
-    return bool(missing)
+    return any(row.missing for row in rows)
 
 
 def _draw(rows: Sequence[RowResult], setting: str, out: Path) -> list[str]:

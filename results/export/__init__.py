@@ -1,1 +1,1 @@
-"""A model in the forms that other tools take, and its model card."""
+"""A model in the file formats of other tools, with its model card."""

@@ -24,12 +24,9 @@ and set conditions on what is made of them.
 
 
 def write_bundle(source: ExportedModel, folder: Path) -> list[Path]:
-    """Write the bundle without ``docs/README.md``, which needs the fingerprints of all files.
+    """Write the bundle and return its files.
 
-    Returns
-    -------
-    list of Path
-        The files.
+    ``docs/README.md`` is left out, as it lists the SHA-256 of all files.
     """
     configs = {"metadata.json": metadata(source), "inference.json": inference(source)}
     for name, content in configs.items():
@@ -43,16 +40,16 @@ def write_bundle(source: ExportedModel, folder: Path) -> list[Path]:
 
 
 def _write_script(source: ExportedModel, configs: dict[str, dict[str, Any]], path: Path) -> None:
-    """Write the network as TorchScript with the configurations in it, as MONAI Deploy reads it."""
+    """Write the network as TorchScript that holds the configurations, for MONAI Deploy."""
     with warnings.catch_warnings():
-        # torch would have us leave TorchScript; MONAI Deploy has not
+        # torch deprecates TorchScript, but MONAI Deploy needs it
         warnings.filterwarnings("ignore", r".*torch\.jit\.", DeprecationWarning)
         scripted = torch.jit.script(source.network)
         with replace_file(path) as temporary:
             save_net_with_metadata(
                 scripted,
                 str(temporary),
-                include_config_vals=False,  # metadata.json has them, and the time would differ
+                include_config_vals=False,  # they have the time, and metadata.json has the rest
                 meta_values=configs["metadata.json"],
                 more_extra_files={"inference.json": json.dumps(configs["inference.json"]).encode()},
             )

@@ -1,11 +1,11 @@
-"""The two configurations of a MONAI Bundle: what the network is, and how it is run.
+"""The configurations of a MONAI Bundle: ``metadata.json`` and ``inference.json``.
 
-``inference.json`` repeats :mod:`cardiac.preprocessing` in MONAI's transforms. The one thing
-that they do not have is the choice of the standard view: ``Orientationd`` goes by the patient
-axis closest to each array axis, which for oblique short-axis slices can be the wrong one, and
-headers that lie along the axes have no view at all. So the affine is first replaced by that of
-the view, a signed permutation in plane, chosen as ``in_plane_orientation`` chooses it; then
-``Orientationd`` turns the array, and on the way back the file's own affine is restored.
+``inference.json`` repeats :mod:`cardiac.preprocessing` with MONAI's transforms. They lack only the
+choice of the standard view: ``Orientationd`` goes by the patient axis closest to each array axis,
+which can be the wrong one for oblique short-axis slices, and it finds no view at all in headers
+that lie along the axes. So the affine is first replaced by that of the view, a signed permutation
+in plane, chosen as ``in_plane_orientation`` chooses it. Then ``Orientationd`` turns the array, and
+at the end the file's own affine is restored.
 """
 
 from importlib.metadata import version
@@ -22,14 +22,14 @@ SCHEMA = (
     "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/"
     "meta_schema_20240725.json"
 )
-"""MONAI's published schema of ``metadata.json``."""
+"""URL of MONAI's schema for ``metadata.json``."""
 CHANNELS = {str(label): name for label, name in enumerate(("background", *STRUCTURES))}
 INTENDED_USE = "Research only. Not a medical device, not for diagnosis or treatment."
 PAPER = "He et al., Rate-My-LoRA, ISBI 2025, https://arxiv.org/abs/2501.03223"
 
 
 def metadata(source: ExportedModel) -> dict[str, Any]:
-    """Return ``metadata.json``."""
+    """Return the content of ``metadata.json``, which describes the network."""
     made_of = ", ".join(f"{key} {value}" for key, value in source.notes.items())
     side = [f"{DOWNSAMPLING}*(n+1)", f"{DOWNSAMPLING}*(p+1)"]
     tensor = {
@@ -81,10 +81,10 @@ def metadata(source: ExportedModel) -> dict[str, Any]:
 
 
 def inference(source: ExportedModel) -> dict[str, Any]:
-    """Return ``inference.json``: labels of every NIfTI file of ``dataset_dir``.
+    """Return the content of ``inference.json``, which labels every NIfTI file in ``dataset_dir``.
 
-    ``preprocessing``, ``network``, ``inferer`` and ``postprocessing`` go by the names under which
-    MONAI Label and MONAI Deploy look for them. ``run`` needs no ignite.
+    ``preprocessing``, ``network``, ``inferer`` and ``postprocessing`` have the names under which
+    MONAI Label and MONAI Deploy look for them. ``run`` does without the package ignite.
     """
     view = [IMAGE_RIGHT.tolist(), IMAGE_DOWN.tolist()]
     return {
@@ -150,7 +150,7 @@ def inference(source: ExportedModel) -> dict[str, Any]:
 
 
 def _network(source: ExportedModel) -> dict[str, Any]:
-    """Return :func:`common.model.build_unet` as a configuration."""
+    """Return the network of :func:`common.model.build_unet` as a configuration."""
     return {
         "_target_": "BasicUNet",
         "spatial_dims": 2,
@@ -166,7 +166,7 @@ def _on_image(name: str, **arguments: Any) -> dict[str, Any]:
 
 
 def _with_affine(name: str, affine: str) -> str:
-    """Return an expression for an image with another affine."""
+    """Return an expression that gives an image another affine."""
     return (
         f"$lambda {name}: monai.data.MetaTensor({name}, meta={{**{name}.meta, 'affine': {affine}}})"
     )
@@ -183,12 +183,7 @@ def _preprocessing(source: ExportedModel) -> list[dict[str, Any]]:
         # of the view's axes R is right, A is down: (1, i, j, k) -> (1, h, w, z)
         _on_image("Orientationd", axcodes="ARS", labels=None),
         _on_image(
-            "ScaleIntensityRangePercentilesd",
-            lower=low,
-            upper=high,
-            b_min=0,
-            b_max=1,
-            clip=True,
+            "ScaleIntensityRangePercentilesd", lower=low, upper=high, b_min=0, b_max=1, clip=True
         ),
         _on_image("NormalizeIntensityd"),
         _on_image(

@@ -1,4 +1,4 @@
-"""What is exported: base, adapter and configuration, checked against each other."""
+"""The model to export: base, adapter and configuration, checked against each other."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +18,7 @@ from server_app.run_dir import RunDir
 
 @dataclass(frozen=True)
 class AdapterFile:
-    """An adapter and the fingerprint of its file."""
+    """An adapter and the SHA-256 of its file."""
 
     adapter: Adapter
     sha256: str
@@ -26,27 +26,17 @@ class AdapterFile:
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """A model to export.
-
-    Attributes
-    ----------
-    config
-        Of the run, or of the file that the user gave.
-    base
-        Base file.
-    base_sha256
-        Its fingerprint.
-    adapter
-        None where the base alone is exported.
-    run
-        What the run left on disk; None without a run.
-    """
+    """A model to export."""
 
     config: RunConfig
+    """The configuration of the run, or of the file that the user gave."""
     base: Path
+    """Base file."""
     base_sha256: str
     adapter: AdapterFile | None
+    """None where the base alone is exported."""
     run: RunFiles | None
+    """The files of the run; None where the export has no run."""
 
     @cached_property
     def network(self) -> BasicUNet:
@@ -60,7 +50,7 @@ class ExportedModel:
 
     @property
     def notes(self) -> dict[str, str]:
-        """Fingerprints of what the exported files were made of."""
+        """The SHA-256 of base and adapter, by the names under which files note them."""
         notes = {BASE_NOTE: self.base_sha256}
         if self.adapter is not None:
             notes["adapter-sha256"] = self.adapter.sha256
@@ -70,12 +60,12 @@ class ExportedModel:
 def read_model(
     base: Path | None, adapter: Path | None, run: Path | None, config: Path | None
 ) -> ExportedModel:
-    """Read what is to be exported and check that it belongs together.
+    """Read the model to export and check that its files belong together.
 
     Raises
     ------
     UserError
-        A file is missing or broken, or the adapter is not of this base.
+        A file is missing or broken, or the adapter was trained on another base.
     """
     if run is not None and (adapter is not None or config is not None):
         other = "--adapter" if adapter is not None else "--config"
@@ -107,7 +97,7 @@ def read_model(
 
 
 def _find_base(config: RunConfig, wanted: str, run: Path | None) -> Path:
-    """Return the base file of the configuration, or the one the demo made for itself."""
+    """Return the base file that the configuration names, or the one that the demo made."""
     if run is None and not config.base_model:
         raise UserError("--base: missing, expected the base file")
     if config.base_model:

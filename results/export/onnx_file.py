@@ -1,4 +1,4 @@
-"""``model.onnx``: the folded network for ONNX Runtime and its like."""
+"""``model.onnx``: the folded network for ONNX Runtime and other readers of ONNX."""
 
 import json
 import logging
@@ -27,7 +27,7 @@ def check_packages() -> None:
     Raises
     ------
     UserError
-        One is missing.
+        A package is missing.
     """
     if missing := [name for name in PACKAGES if find_spec(name) is None]:
         raise UserError(
@@ -37,9 +37,9 @@ def check_packages() -> None:
 
 
 def write_onnx(source: ExportedModel, path: Path) -> None:
-    """Write the network: ``image`` (batch, 1, h, w) to ``logits`` (batch, 4, h, w).
+    """Write the network, which maps ``image`` (batch, 1, h, w) to ``logits`` (batch, 4, h, w).
 
-    Batch, h and w are free; h and w multiples of 16 and at least 32.
+    Batch, h and w are free; h and w are multiples of 16 and at least 32.
     """
     sides = [DOWNSAMPLING * torch.export.Dim(name) for name in ("h_16", "w_16")]
     batch = torch.export.Dim("batch")
@@ -65,7 +65,7 @@ def write_onnx(source: ExportedModel, path: Path) -> None:
 
 
 def _metadata(source: ExportedModel) -> dict[str, str]:
-    """Return what a program must know to use the network, as ONNX keeps it: texts."""
+    """Return what a program must know to use the network, as text, which ONNX asks for."""
     low, high = CLIP_PERCENTILES
     return {
         "labels": json.dumps(dict(enumerate(("background", *STRUCTURES)))),
@@ -81,10 +81,10 @@ def _metadata(source: ExportedModel) -> dict[str, str]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep back what the exporter says about itself, which nobody here can act on."""
+    """Silence the exporter's messages about itself, which no user can act on."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
-    logger.setLevel(logging.ERROR)  # torchvision, of which nothing is used, is not installed
+    logger.setLevel(logging.ERROR)  # it warns that torchvision is missing, which is not used
     try:
         with warnings.catch_warnings():
             # torch.export copies its own deprecated class

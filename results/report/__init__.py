@@ -1,1 +1,1 @@
-"""The report of a run: one HTML page from the files that the run left."""
+"""The report of a run: one HTML page made from the files that the run left."""

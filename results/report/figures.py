@@ -1,4 +1,4 @@
-"""The figures of a run: distributions over patients, and what happened over the rounds."""
+"""The figures of a run: scores over patients, and curves over the rounds."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,14 +16,14 @@ from server_app.history import Points
 WIDE_PX = 1020
 MOST_IN_LEGEND = 10
 LEAST_FOR_BOX = 5
-"""Patients from which on quartiles say something."""
+"""Fewest patients of a site for which quartiles are drawn."""
 Pairs = Sequence[tuple[float, float]]
-"""(base, result) of every patient."""
+"""(score under the base, score under the result) of every patient."""
 
 
 @dataclass(frozen=True)
 class Strip:
-    """A row of the distribution figure: a site's patients and its mean."""
+    """A row of the distribution figure: a site's patients, and its mean under base and result."""
 
     site: str
     pairs: Pairs
@@ -32,7 +32,7 @@ class Strip:
 
 
 def distribution(name: str, title: str, strips: Sequence[Strip], palette: Palette) -> Drawing:
-    """Draw base (upper, grey) and result (lower, coloured) of every site, patients joined."""
+    """Draw base (upper, grey) and result (lower, coloured) of every site, with lines by patient."""
 
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
@@ -62,14 +62,14 @@ def distribution(name: str, title: str, strips: Sequence[Strip], palette: Palett
 
 
 def validation(run: RunFiles, palette: Palette, name: str) -> Drawing:
-    """Draw P over the rounds, penalised rounds marked; once wide and once narrow."""
+    """Draw validation Dice over the rounds with penalised rounds marked, wide and narrow."""
 
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
         curves.paint_validation(axes, run.history, palette.colors)
         whole_rounds(axes)
         handles, labels = axes.get_legend_handles_labels()
-        if len(labels) <= MOST_IN_LEGEND:  # of more the tables' dots tell the colours
+        if len(labels) <= MOST_IN_LEGEND:  # otherwise the dots in the tables name the colours
             columns = max(1, len(labels)) if figure.get_figwidth() * 72 > 2 * PANEL_PX else 2
             figure.legend(handles, labels, loc="outside lower center", ncols=columns)
 
@@ -105,7 +105,7 @@ def in_and_cross(rounds: Sequence[tuple[int, float, float]], name: str) -> Drawi
 
 
 def traffic(run: RunFiles, name: str) -> Drawing:
-    """Draw the payload of every round, up on down."""
+    """Draw the payload of every round, bytes up stacked on bytes down."""
 
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
@@ -118,7 +118,7 @@ def traffic(run: RunFiles, name: str) -> Drawing:
 
 
 def side_by_side(site: str, series: Mapping[str, Points], palette: Palette, name: str) -> Drawing:
-    """Draw one site's validation in several runs."""
+    """Draw one site's validation Dice in several runs."""
     return _panel(name, label(site), series, palette, dashed=True)
 
 

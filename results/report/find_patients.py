@@ -1,7 +1,7 @@
-"""Where a report finds the images of a run, and what it keeps of them.
+"""Finds the images of a run for its report, and keeps the scores of its patients in a file.
 
-In a real federation the server has no image, so this works where they are: on the machine of a
-simulation, or at a site for its own patients.
+In a real federation the server has no images, so this works only where they are: on the machine of
+a simulation, or at a site for its own patients.
 """
 
 import hashlib
@@ -26,40 +26,34 @@ from results.run_reader import RunFiles
 from server_app.run_dir import RunDir
 
 VERSION = 1
-"""Part of the key of what is kept; raise it when the meaning of the scores changes."""
+"""Part of the key of kept scores; raise it when the meaning of the scores changes."""
 MOST_SITES = 12
-"""Sites up to which every adapter is scored on every other site's patients."""
+"""Most sites with which every adapter is scored on every other site's patients."""
 MOST_ROUNDS = 6
-"""Rounds in which this is followed."""
+"""Most rounds whose adapters are scored in this way."""
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Files to compute from.
-
-    Attributes
-    ----------
-    data, base, adapter
-        Folder of all sites' cases, base file, the run's result (or checkpoint, while it goes on).
-    updates
-        Files of the sites' own adapters by round and site, for rounds in which all have one.
-    """
+    """The files from which the scores of single patients are computed."""
 
     data: Path
+    """Folder of all sites' cases."""
     base: Path
+    """Base file."""
     adapter: Path
+    """The run's result, or its checkpoint while it goes on."""
     updates: dict[int, dict[str, Path]]
+    """Files of the sites' own adapters by round and site, for rounds in which all have one."""
 
     def key(self, data: DataConfig) -> dict[str, Any]:
-        """Return what the scores depend on."""
-        own = hashlib.sha256()
-        for path in (path for sites in self.updates.values() for path in sites.values()):
-            own.update(file_sha256(path).encode())
+        """Return all that the scores depend on."""
+        own = [file_sha256(path) for sites in self.updates.values() for path in sites.values()]
         return {
             "version": VERSION,
             "adapter": file_sha256(self.adapter),
             "base": file_sha256(self.base),
-            "updates": own.hexdigest(),
+            "updates": hashlib.sha256("".join(own).encode()).hexdigest(),
             "data": [
                 *(str(self.data.resolve()), data.split_by, data.split_seed),
                 *(data.spacing_mm, data.affine_axes),
@@ -68,27 +62,22 @@ class Inputs:
 
 
 def find_inputs(run: RunFiles, data: Path | None, base: Path | None) -> Inputs | str:
-    """Return the files to compute from, or why there are none.
+    """Return the files to compute from, or the reason why there are none.
 
-    Parameters
-    ----------
-    run
-        The run.
-    data, base
-        As given by the user; None to look where the run's configuration says, and for the demo's
-        phantom.
+    Where ``data`` or ``base`` is None, the file is the one that the run's configuration names, or
+    else the demo's.
 
     Raises
     ------
     UserError
-        The base is not that of the run.
+        The base is not the one that the run used.
     """
     config = run.config
     folder = RunDir(run.path)
     adapter = next(filter(Path.is_file, (folder.adapter, folder.checkpoint)), None)
     apart = config.method.sends != "all" or config.method.trains == "weights"
     if adapter is None or apart:
-        return f"the run {'ends with no one adapter' if apart else 'has no adapter yet'}"
+        return f"the run {'has no adapter that all sites share' if apart else 'has no adapter yet'}"
     if data is None and config.data.data_dir:
         data = config.path(config.data.data_dir)
         if not data.is_dir():
@@ -103,7 +92,7 @@ def find_inputs(run: RunFiles, data: Path | None, base: Path | None) -> Inputs |
             return "the run's configuration names no data folder and base file for all sites"
         data, base = data or phantom.data_dir, base or phantom.base_model
         if _base_of(adapter, config) != file_sha256(base):
-            return "the run's configuration names no base file, and it is not the demo's"
+            return "the run's configuration names no base file, and its base is not the demo's"
     expected, found = _base_of(adapter, config), file_sha256(base)
     if expected and found != expected:
         raise UserError(f"{base}: SHA-256 is {found}, expected {expected} as in {run.path}")
@@ -111,7 +100,7 @@ def find_inputs(run: RunFiles, data: Path | None, base: Path | None) -> Inputs |
 
 
 def _phantom(config: RunConfig) -> demo.Provided | None:
-    """Return the demo's phantom and base where a run has made them."""
+    """Return the demo's phantom and base, or None where they have not been made here."""
     folder = config.path(config.data.cache_dir) / f"phantom-{demo.PHANTOM_VERSION}"
     if not folder.is_dir():
         return None
@@ -120,12 +109,12 @@ def _phantom(config: RunConfig) -> demo.Provided | None:
 
 
 def _base_of(adapter: Path, config: RunConfig) -> str:
-    """Return the fingerprint of the base that the run was on; empty where it is not known."""
+    """Return the SHA-256 of the run's base; empty where it is not recorded."""
     return load_adapter(adapter)[1].get(BASE_NOTE, "") or config.base_sha256
 
 
 def _updates(run: RunFiles) -> dict[int, dict[str, Path]]:
-    """Return the sites' own adapters by round; where merges are folded these stand on others."""
+    """Return the sites' adapters by round; none where merges are folded, as they need that base."""
     if run.config.method.folds or not 1 < len(run.sites) <= MOST_SITES:
         return {}
     complete, folder = {}, RunDir(run.path)
@@ -139,7 +128,7 @@ def _updates(run: RunFiles) -> dict[int, dict[str, Path]]:
 
 
 def patients_of(run: RunFiles, inputs: Inputs, report: Advance) -> Patients:
-    """Return scores and pictures of single patients, from ``patients.json`` if it still fits.
+    """Return scores and pictures of single patients, from ``patients.json`` where that still fits.
 
     Raises
     ------
@@ -147,7 +136,7 @@ def patients_of(run: RunFiles, inputs: Inputs, report: Advance) -> Patients:
         The data lack a site of the run, or a file is broken.
     """
     kept, key = run.path / "patients.json", inputs.key(run.config.data)
-    with suppress(OSError, ValueError, KeyError, TypeError):  # whatever it is, make it anew
+    with suppress(OSError, ValueError, KeyError, TypeError):  # of a broken file: compute anew
         content = json.loads(kept.read_text("utf-8"))
         if content["key"] == key:
             return Patients.from_json(content)

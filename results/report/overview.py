@@ -1,4 +1,4 @@
-"""What ran and how it ended, in sentences and facts; and what it takes to run it again."""
+"""What a run was and how it ended, in sentences and tables, and how to run it again."""
 
 import shlex
 from collections.abc import Sequence
@@ -7,15 +7,15 @@ from json import dumps
 from common.config import RunConfig
 from common.options import Value
 from common.text import count, duration, signed, size
-from results.report.finding import LEAST_CHANGE, listed
 from results.report.page_tables import Palette, Table, row
 from results.report.patients import Patients
+from results.report.signatures import LEAST_CHANGE, listed
 from results.run_reader import RunFiles, mean
 from strategies.methods import METHODS
 
 
 def state(run: RunFiles) -> str:
-    """Say how far the run is."""
+    """Return how far the run is, in words."""
     done, planned = len(run.rounds), run.config.federation.rounds
     if run.summary is not None:
         return f"finished, {count(done, 'round')}"
@@ -23,7 +23,7 @@ def state(run: RunFiles) -> str:
 
 
 def outcome(run: RunFiles, patients: Patients | None) -> list[str]:
-    """Say in a few sentences what came out."""
+    """Return a few sentences on the result."""
     gains = run.gains()
     if not gains:
         return _outcome_so_far(run)
@@ -38,11 +38,11 @@ def outcome(run: RunFiles, patients: Patients | None) -> list[str]:
         pairs = [pair for site in run.sites for pair in patients.pairs(site, "dice", "mean")]
         better = sum(after > before for _, before, after in pairs)
         sentences.append(
-            f"It rests on {count(len(pairs), 'test patient')} ({count(volumes, 'volume')}); "
+            f"The scores are of {count(len(pairs), 'test patient')} ({count(volumes, 'volume')}); "
             f"{better} of them did better than under the base model."
         )
     else:
-        sentences.append(f"It rests on {count(volumes, 'test volume')}.")
+        sentences.append(f"The scores are of {count(volumes, 'test volume')}.")
     moved = run.traffic
     if moved["full_weights"]:
         share = (moved["up"] + moved["down"]) / moved["full_weights"]
@@ -69,7 +69,7 @@ def _who(sites: Sequence[str], did: str) -> str:
 
 
 def facts(run: RunFiles) -> list[tuple[str, str]]:
-    """Return what ran, as (what, value)."""
+    """Return the facts of the run, as (what, value)."""
     c, m = run.config, run.config.method
     method = "federated averaging of adapters (λ = 0)" if m.lambda_0 == 0 else (
         f"Rate-My-LoRA, λ₀ = {m.lambda_0:g} × {m.decay:g} a round"
@@ -104,7 +104,7 @@ def _time(run: RunFiles) -> str:
 
 
 def sites_table(run: RunFiles, palette: Palette, patients: Patients | None) -> Table:
-    """Return who took part."""
+    """Return a table of the sites that took part."""
     rows = []
     for site in run.sites:
         trainings, tested = run.trainings(site), run.cases(site)
@@ -127,7 +127,7 @@ def sites_table(run: RunFiles, palette: Palette, patients: Patients | None) -> T
 
 
 def config_table(run: RunFiles) -> Table:
-    """Return the whole configuration."""
+    """Return a table of all configuration keys."""
     rows = [
         row(key, dumps(value, ensure_ascii=False)) for key, value in run.config.to_flat().items()
     ]
@@ -136,16 +136,18 @@ def config_table(run: RunFiles) -> Table:
 
 
 def commands(run: RunFiles) -> list[tuple[str, str]]:
-    """Return (what, command) that run it again into a folder of its own.
+    """Return (where, command) for running it again, into another folder.
 
-    The command names the preset but no profile, whose keys it gives one by one.
+    A command names the preset but not the profile, whose keys it gives one by one.
     """
     preset = METHODS.get(run.config.preset)
     unless_typed = {**RunConfig().to_flat(), **(preset.keys if preset else {})}
     again: dict[str, Value] = {"profile": "", "resume": False, "run-dir": "runs/again"}
     flat = {**run.config.to_flat(), **again}
     typed = {key: value for key, value in flat.items() if value != unless_typed[key]}
-    keys = shlex.quote(" ".join(f"{key}={_toml(value)}" for key, value in typed.items()))
+    # JSON writes these values as TOML does
+    words = (f"{key}={dumps(value, ensure_ascii=False)}" for key, value in typed.items())
+    keys = shlex.quote(" ".join(words))
     nodes = max(1, len(run.sites))
     return [
         ("On one machine, simulated",
@@ -153,8 +155,3 @@ def commands(run: RunFiles) -> list[tuple[str, str]]:
         ("With a SuperLink and a SuperNode at every site",
          f"flwr run . FEDERATION --stream --run-config {keys}"),
     ]  # fmt: skip
-
-
-def _toml(value: object) -> str:
-    """Return a configuration value as TOML; JSON writes these four types the same way."""
-    return dumps(value, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""The page: everything put together by the template."""
+"""Builds the report's HTML page from its template."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from common.text import number
-from results.report import figures, overview, rounds, runs_side_by_side, site_scores, transfer
+from results.report import figures, overview, rounds, runs_side_by_side, site_scores
 from results.report.page_tables import Palette
 from results.report.patients import CaseScores, Patients
 from results.report.signatures import find, unchecked
@@ -17,25 +17,17 @@ from results.run_reader import RunFiles
 
 @dataclass(frozen=True)
 class RunReport:
-    """What the page is made from.
-
-    Attributes
-    ----------
-    run
-        The files of the run.
-    patients
-        What the images add; None where they are not at hand.
-    missing
-        Why they are not.
-    """
+    """What the page shows of one run."""
 
     run: RunFiles
     patients: Patients | None = None
+    """Scores and pictures of single patients; None where the images are not at hand."""
     missing: str = "the images are not here"
+    """Why the images are not at hand."""
 
 
 def build_page(reports: Sequence[RunReport]) -> str:
-    """Return the HTML of one or several runs; it needs no other file and no network."""
+    """Return one HTML page for all runs, which needs no other file and no network."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,  # site names and reasons come from other machines
@@ -67,7 +59,7 @@ def _comparison(runs: dict[str, RunFiles]) -> dict[str, Any]:
 
 
 def _view(anchor: str, name: str, report: RunReport) -> dict[str, Any]:
-    """Return what the template shows of a run."""
+    """Return the template's values for one run."""
     run, patients = report.run, report.patients
     palette = Palette(run.sites)
     trained = bool(run.rounds)
@@ -96,7 +88,7 @@ def _view(anchor: str, name: str, report: RunReport) -> dict[str, Any]:
         "refusals": rounds.refusals_table(run),
         "traffic": rounds.traffic_table(run, palette),
         "traffic_sentence": rounds.traffic_sentence(run),
-        "matrix": transfer.matrix(run, patients, palette) if patients else None,
+        "matrix": site_scores.matrix(run, patients, palette) if patients else None,
         "in_and_cross": _in_and_cross(patients, anchor),
         "pictures": _pictures(patients) if patients else [],
         "config": overview.config_table(run),

@@ -1,4 +1,4 @@
-"""Tables as the page shows them."""
+"""Tables of the page, and the colours of its sites and runs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,29 +9,20 @@ from server_app.curves import colors_of
 
 @dataclass(frozen=True)
 class Cell:
-    """A table cell.
-
-    Attributes
-    ----------
-    text
-        What it says.
-    color
-        Of a dot before the text, as CSS; empty for none.
-    shade
-        How strongly the cell is tinted, 0 to 1.
-    strong
-        Whether the text is bold.
-    """
+    """A table cell."""
 
     text: str
     color: str = ""
+    """CSS colour of a dot before the text; empty for no dot."""
     shade: float = 0.0
+    """How strongly the cell is tinted, from 0 to 1."""
     strong: bool = False
+    """Whether the text is bold."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table: its first column names the row, the others hold numbers unless ``words``."""
+    """A table whose first column names the row; the others hold numbers, or words if ``words``."""
 
     caption: str
     head: Sequence[str]
@@ -39,25 +30,25 @@ class Table:
     note: str = ""
     words: bool = False
     folded: bool = False
-    """Whether the reader has to open it."""
+    """Whether the page shows it closed, to be opened by a click."""
 
 
 def row(*cells: str | Cell) -> list[Cell]:
-    """Return cells, texts made into plain ones."""
+    """Return the cells, each text as a plain cell."""
     return [cell if isinstance(cell, Cell) else Cell(cell) for cell in cells]
 
 
 @dataclass(frozen=True)
 class Palette:
-    """The colour of every site, or run, by name."""
+    """The colours of sites, or of runs, by name."""
 
     names: Sequence[str]
 
     @cached_property
     def colors(self) -> dict[str, str]:
-        """The colours as CSS."""
+        """The CSS colour of each name."""
         return colors_of(self.names)
 
     def cell(self, name: str) -> Cell:
-        """Return the name behind a dot of its colour."""
+        """Return a cell with the name after a dot of its colour."""
         return Cell(name, color=self.colors[name])

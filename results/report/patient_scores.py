@@ -1,4 +1,4 @@
-"""Scores, pictures and the cross-client matrix of a run, computed from the images."""
+"""Computes scores, pictures and the cross-client matrix of a run from the images."""
 
 import base64
 import io
@@ -23,11 +23,11 @@ from results.run_reader import mean
 
 WORST_PER_SITE, MOST_PICTURES = 2, 12
 SLICES = 3
-"""Slices of a case that are drawn."""
+"""How many slices of a case are drawn."""
 MARGIN = 12
-"""Pixels around the structures in a picture."""
+"""Pixels between the structures and the edge of a picture."""
 SLICE_PX = 260
-"""Most screen pixels of a drawn slice's side."""
+"""Most screen pixels along the side of a drawn slice."""
 
 
 def score_patients(
@@ -39,25 +39,15 @@ def score_patients(
     config: RunConfig,
     report: Advance,
 ) -> Patients:
-    """Score base and result on every test patient, and the sites' own adapters everywhere.
+    """Score base and result on every test patient, and each site's own adapter at all sites.
 
-    Parameters
-    ----------
-    sites
-        Of the run; those that ``data`` does not hold are left out.
-    data, base, adapter
-        Folder of cases, base file, the result.
-    updates
-        Files of the sites' own adapters by round and site.
-    config
-        Of the run.
-    report
-        Told of the progress.
+    Sites of the run that the folder ``data`` lacks are left out. ``adapter`` is the run's result;
+    ``updates`` has the files of the sites' own adapters by round and site.
 
     Raises
     ------
     UserError
-        The data hold no site of the run, or a file is broken.
+        ``data`` holds no site of the run, or a file is broken.
     """
     cases = _split(sites, data, config)
     work = _Work(cases, base, config, report)
@@ -86,12 +76,9 @@ def score_patients(
 
 
 def draw_case(model: torch.nn.Module, volume: Volume, device: torch.device) -> str:
-    """Draw the slices of a case with most wrong pixels, from the first slice to the last.
+    """Return a PNG in base64 of the slices with most wrong pixels, first slice first.
 
-    Returns
-    -------
-    str
-        PNG in base64: predicted outlines in colour over the true ones in white.
+    Predicted outlines are drawn in colour over the true ones in white.
     """
     truth = volume["native_label"].numpy()
     size = truth.shape[1:]
@@ -112,7 +99,7 @@ def draw_case(model: torch.nn.Module, volume: Volume, device: torch.device) -> s
 
 
 def _window(mask: np.ndarray) -> tuple[slice, slice]:
-    """Return the square around what is set in a mask (h, w), cut at its borders."""
+    """Return rows and columns of a square around the set pixels of a mask (h, w)."""
     if not mask.any():
         return slice(0, mask.shape[0]), slice(0, mask.shape[1])
     ends = [np.flatnonzero(mask.any(axis=axis))[[0, -1]] for axis in (1, 0)]
@@ -127,7 +114,7 @@ def _window(mask: np.ndarray) -> tuple[slice, slice]:
 def _split(
     sites: Sequence[str], data: Path, config: RunConfig
 ) -> dict[str, dict[Split, list[Case]]]:
-    """Return the cases of the run's sites by split; a hospital holds its own alone."""
+    """Return the cases of the run's sites by split; a hospital has those of its own site only."""
     groups = site_groups(data, config.data.split_by, config.data.affine_axes)
     found = [site for site in sites if site in groups]
     if not found:
@@ -145,7 +132,7 @@ def _split(
 
 
 class _Work:
-    """Runs models on the sites' cases, and counts how far it is."""
+    """Runs models on the sites' cases and reports its progress."""
 
     def __init__(
         self,
@@ -159,17 +146,17 @@ class _Work:
         self.done = self.total = 0
 
     def expect(self, models: int, split: Split) -> None:
-        """Plan for so many models on all cases of a split."""
+        """Add to the planned work that so many models are run on all cases of a split."""
         self.total += models * sum(len(parts[split]) for parts in self.cases.values())
 
     def model(self, adapter: Path | None) -> torch.nn.Module:
-        """Return the base model, with an adapter where one is given."""
+        """Return the base model, with the adapter where one is given."""
         return load_model(self.base, adapter, self.config)
 
     def volumes(
         self, site: str, split: Split, only: tuple[str, str] | None = None
     ) -> Iterator[tuple[Case, Volume]]:
-        """Yield a site's cases, or the one of a (patient, frame)."""
+        """Yield a site's cases of a split, or only that of one (patient, frame)."""
         cases = [c for c in self.cases[site][split] if only in (None, (c.patient, c.frame))]
         cache = self.config.path(self.config.data.cache_dir) / "volumes"
         dataset = volumes(cases, self.config.data.spacing_mm, cache)
@@ -177,7 +164,7 @@ class _Work:
             yield case, load_volume(dataset, index)
 
     def measure(self, model: torch.nn.Module, volume: Volume) -> Measured:
-        """Return Dice and HD95 of a volume."""
+        """Return Dice and HD95 of a model on a volume."""
         scores = evaluate(model, [volume], self.device, hd95=True)
         self._advance()
         return Measured(tuple(scores.dice[0].tolist()), tuple(scores.hd95_mm[0].tolist()))

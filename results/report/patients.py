@@ -1,5 +1,6 @@
-"""Scores and pictures of single patients, where the images were at hand."""
+"""Scores and pictures of single patients, and their form in ``patients.json``."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,22 +13,20 @@ from results.run_reader import mean
 
 @dataclass(frozen=True)
 class Measured:
-    """Scores of one prediction by structure (LV, MYO, RV); NaN where the truth has none."""
+    """Scores of one prediction for LV, MYO and RV; NaN where the true labels lack a structure."""
 
     dice: tuple[float, ...]
     hd95_mm: tuple[float, ...]
 
     def value(self, metric: str, column: str) -> float:
-        """Return the score of a structure, or the mean over those that are there."""
+        """Return a structure's score, or for ``mean`` the mean over those that are not NaN."""
         values: tuple[float, ...] = getattr(self, metric)
-        if column != "mean":
-            return values[STRUCTURES.index(column)]
-        return mean(values)
+        return mean(values) if column == "mean" else values[STRUCTURES.index(column)]
 
 
 @dataclass(frozen=True)
 class CaseScores:
-    """A test case under the base model and under the run's result."""
+    """Scores of one test case under the base model and under the run's result."""
 
     site: str
     patient: str
@@ -38,65 +37,50 @@ class CaseScores:
 
 @dataclass(frozen=True)
 class Picture:
-    """A case drawn: PNG in base64; outlines of the prediction in colour over those of the truth."""
+    """A picture of one case: coloured outlines of the prediction over white ones of the truth."""
 
     site: str
     patient: str
     frame: str
     png: str
+    """PNG in base64."""
 
 
 @dataclass(frozen=True)
 class Transfer:
-    """How adapters do at home and away, in mean Dice.
-
-    Attributes
-    ----------
-    server_round
-        Of the sites' own adapters in ``own``.
-    own
-        By site whose adapter it is, then by site whose test patients it was scored on.
-    rounds
-        (round, in-client, cross-client) on validation patients: the mean of the sites' own
-        adapters on their own patients, and on those of the other sites.
-    """
+    """Mean Dice of the sites' own adapters, in-client and cross-client."""
 
     server_round: int
+    """The round of the adapters in ``own``."""
     own: Mapping[str, Mapping[str, float]]
+    """Dice on test patients, by the adapter's site and then by the patients' site."""
     rounds: Sequence[tuple[int, float, float]]
+    """(round, in-client, cross-client) Dice on validation patients, mean over all adapters."""
 
 
 @dataclass(frozen=True)
 class Patients:
-    """All that the images add to the report.
-
-    Attributes
-    ----------
-    cases
-        Test cases of all sites.
-    splits
-        Number of patients by site and split.
-    pictures
-        Of the worst cases, worst first.
-    transfer
-        None where the run kept no adapters of single sites.
-    """
+    """All that the images add to the report."""
 
     cases: Sequence[CaseScores]
+    """The test cases of all sites."""
     splits: Mapping[str, Mapping[str, int]]
+    """Number of patients by site and split."""
     pictures: Sequence[Picture]
+    """Pictures of the worst cases, the worst first."""
     transfer: Transfer | None = None
+    """None where the run kept no adapters of single sites."""
 
     def of(self, site: str) -> list[CaseScores]:
         """Return a site's cases."""
         return [case for case in self.cases if case.site == site]
 
     def score(self, site: str, model: str, metric: str, column: str) -> float:
-        """Return the mean over a site's cases, as the site itself reports it."""
+        """Return the mean over a site's cases, which is what the site itself reports."""
         return mean(getattr(case, model).value(metric, column) for case in self.of(site))
 
     def pairs(self, site: str, metric: str, column: str) -> list[tuple[str, float, float]]:
-        """Return (patient, base, result) for a site: each patient's mean over the frames."""
+        """Return (patient, base, result) of a site's patients, each the mean over the frames."""
         by_patient: dict[str, list[CaseScores]] = {}
         for case in self.of(site):
             by_patient.setdefault(case.patient, []).append(case)
@@ -112,12 +96,12 @@ class Patients:
 
     def to_json(self) -> dict[str, Any]:
         """Return what :meth:`from_json` reads."""
-        plain: dict[str, Any] = finite(_lists(asdict(self)))
+        plain: dict[str, Any] = finite(json.loads(json.dumps(asdict(self))))  # tuples to lists
         return plain
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "Patients":
-        """Read what :meth:`to_json` wrote; anything else raises KeyError or TypeError."""
+        """Read what :meth:`to_json` returned; anything else raises KeyError or TypeError."""
         transfer = content["transfer"]
         return cls(
             [
@@ -136,7 +120,7 @@ class Patients:
 
 
 def worst(cases: Sequence[CaseScores], per_site: int, most: int) -> list[CaseScores]:
-    """Return the cases of lowest Dice, so many of each site and at most ``most``, worst first."""
+    """Return at most ``most`` cases of lowest Dice, at most ``per_site`` of a site, worst first."""
     ordered = sorted(
         (case for case in cases if not math.isnan(case.result.value("dice", "mean"))),
         key=lambda case: case.result.value("dice", "mean"),
@@ -156,10 +140,3 @@ def _measured(content: Mapping[str, Any]) -> Measured:
 
 def _number(value: float | None) -> float:
     return math.nan if value is None else float(value)
-
-
-def _lists(value: Any) -> Any:
-    """Turn tuples into the lists that JSON has, so that ``finite`` looks into them."""
-    if isinstance(value, dict):
-        return {key: _lists(item) for key, item in value.items()}
-    return [_lists(item) for item in value] if isinstance(value, list | tuple) else value

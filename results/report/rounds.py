@@ -1,4 +1,4 @@
-"""What happened over the rounds: tables of the rounds, of refusals and of the traffic."""
+"""Tables of what happened over the rounds: validation, refusals and traffic."""
 
 from common.text import duration, number, size
 from results.report.page_tables import Cell, Palette, Table, row
@@ -7,7 +7,7 @@ from server_app.curves import label
 
 
 def rounds_table(run: RunFiles) -> Table:
-    """Return validation round by round; a penalised site's penalty stands beside."""
+    """Return the validation Dice of every round, with the penalty of each penalised site."""
     rows = []
     for line in run.history:
         entries = [line["sites"].get(site, {}) for site in run.sites]
@@ -23,13 +23,13 @@ def rounds_table(run: RunFiles) -> Table:
         "Round by round: validation Dice",
         ("round", "λ", *map(label, run.sites), "time"),
         rows,
-        note="▽ w: the site gained while another lost, and its adapter counts w in the re-merge.",
+        note="▽ w: the site gained while another lost; its penalty in the re-merge is w.",
         folded=True,
     )
 
 
 def refusals_table(run: RunFiles) -> Table:
-    """Return everything that was left out of a round."""
+    """Return every answer that was left out of a round, and why."""
     rows = [
         row(str(line["round"]), refusal["site"], refusal["phase"], refusal["reason"][:500])
         for line in run.history
@@ -39,7 +39,7 @@ def refusals_table(run: RunFiles) -> Table:
 
 
 def traffic_table(run: RunFiles, palette: Palette) -> Table:
-    """Return each site's payload in all and by message, and what its rank predicts."""
+    """Return each site's payload in all and of one upload, beside what its rank predicts."""
     rows = []
     for site in run.sites:
         entries = [entry for t, entry in run.entries(site) if t > 0]
@@ -59,12 +59,12 @@ def traffic_table(run: RunFiles, palette: Palette) -> Table:
     total = run.traffic
     rows.append([Cell(text, strong=True) for text in
                  ("all sites", size(total["up"]), size(total["down"]), "", "")])  # fmt: skip
-    head = ("site", "up", "down", "bytes an upload", "bytes its rank predicts")
+    head = ("site", "up", "down", "bytes per upload", "bytes predicted by rank")
     return Table("Payload", head, rows)
 
 
 def traffic_sentence(run: RunFiles) -> str:
-    """Hold the traffic against full weights."""
+    """Return sentences that compare the traffic with that of averaging full weights."""
     moved = run.traffic
     if not moved["full_weights"]:
         return "Nothing was trained yet."
@@ -72,6 +72,6 @@ def traffic_sentence(run: RunFiles) -> str:
     return (
         f"{size(total)} in all. Averaging full weights over the same trainings, one model down and "
         f"one up each, would have moved {size(moved['full_weights'])}; this is "
-        f"{1 - total / moved['full_weights']:.1%} less. Counted are the bytes of the arrays, "
-        "without what the network adds."
+        f"{1 - total / moved['full_weights']:.1%} less. These are the bytes of the arrays, without "
+        "what the network adds."
     )

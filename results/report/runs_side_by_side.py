@@ -1,4 +1,4 @@
-"""Several runs side by side."""
+"""The part of the page that shows several runs side by side."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,24 +6,26 @@ from collections.abc import Mapping, Sequence
 from common.config import RunConfig
 from common.text import duration, number, size
 from results.report.figures import side_by_side
-from results.report.finding import LEAST_CHANGE
 from results.report.page_tables import Cell, Palette, Table, row
+from results.report.signatures import LEAST_CHANGE
 from results.report.svg import Drawing
 from results.run_reader import RunFiles
 
 
 def run_names(runs: list[RunFiles]) -> list[str]:
-    """Return a name for every run: its folder's, with as many parents as it takes."""
+    """Return a unique name for every run: its folder's, with as many parents as that takes."""
     paths = [run.path for run in runs]
     for depth in range(1, max(len(path.parts) for path in paths) + 1):
         names = ["/".join(path.parts[-depth:]) for path in paths]
         if len(set(names)) == len(names):
             return names
-    return [f"{path.name} ({number})" for number, path in enumerate(paths, 1)]  # a run twice
+    return [
+        f"{path.name} ({number})" for number, path in enumerate(paths, 1)
+    ]  # the same run is given twice
 
 
 def differing_keys(runs: Mapping[str, RunFiles]) -> Table:
-    """Return the keys in which the runs differ, but those of a run's own folders."""
+    """Return the keys in which the runs differ, without those that name a run's own folders."""
     own = RunConfig.keys_that_affect("place")
     flats = [run.config.to_flat() for run in runs.values()]
     rows = [
@@ -36,7 +38,7 @@ def differing_keys(runs: Mapping[str, RunFiles]) -> Table:
 
 
 def scores_table(runs: Mapping[str, RunFiles]) -> Table:
-    """Return test scores by site, traffic and time of every run; the best Dice bold."""
+    """Return every run's test scores by site, traffic and time, with the best Dice in bold."""
     sites = sorted({site for run in runs.values() for site in run.sites})
     rows = []
     for site in sites:
@@ -64,7 +66,7 @@ def _clear_best(values: Sequence[float]) -> float:
 
 
 def curves(runs: Mapping[str, RunFiles]) -> list[Drawing]:
-    """Return a panel a site with the validation of all runs."""
+    """Return one panel for each site, with its validation Dice in all runs."""
     palette = Palette(list(runs))
     sites = sorted({site for run in runs.values() for site in run.sites})
     return [

@@ -1,4 +1,4 @@
-"""Test scores by site and structure: tables, and distributions over the patients."""
+"""Test scores by site and structure: tables, distributions over patients, cross-client matrix."""
 
 import math
 from collections.abc import Callable
@@ -8,18 +8,19 @@ from results.report.figures import Strip, distribution
 from results.report.page_tables import Cell, Palette, Table, row
 from results.report.patients import Patients
 from results.report.svg import Drawing
-from results.run_reader import COLUMNS, RunFiles
+from results.run_reader import COLUMNS, RunFiles, mean
+from server_app.curves import label
 
 METRICS = {"dice": ("Dice", 3, 1), "hd95_mm": ("HD95, mm", 1, -1)}
-"""Title, digits, and whether more is better (1) or less (−1)."""
+"""Of each metric its title, its digits, and 1 where more is better or −1 where less is."""
 Lookup = Callable[[str, str, str, str], float]
-"""Called with site, model (base, result), metric and structure."""
+"""Returns a score, NaN for none, of a site, a model (base, result), a metric and a structure."""
 TOLERANCE = 0.005
-"""Dice by which a site's report and the scores computed here may differ: half precision."""
+"""Dice by which sites' reports may differ from scores computed here, due to half precision."""
 
 
 def lookup(run: RunFiles, patients: Patients | None) -> Lookup:
-    """Return where scores come from: the sites' reports, else what was computed here."""
+    """Return a lookup in the sites' reports, or in scores computed here while there are none."""
 
     def find(site: str, model: str, metric: str, column: str) -> float:
         told = run.score(site, "test" if model == "result" else "base", metric, column)
@@ -31,7 +32,7 @@ def lookup(run: RunFiles, patients: Patients | None) -> Lookup:
 
 
 def tables(run: RunFiles, palette: Palette, patients: Patients | None) -> list[Table]:
-    """Return a table a metric: base → result by structure, and how many patients did better."""
+    """Return one table for each metric: base → result by structure, and who did better."""
     return [_table(run, metric, palette, patients) for metric in METRICS]
 
 
@@ -57,7 +58,7 @@ def _table(run: RunFiles, metric: str, palette: Palette, patients: Patients | No
 def figures(
     run: RunFiles, palette: Palette, patients: Patients | None, anchor: str
 ) -> list[Drawing]:
-    """Return a panel for each metric and structure."""
+    """Return one panel for each metric and structure."""
     find = lookup(run, patients)
     sites = [
         site
@@ -70,24 +71,50 @@ def figures(
     drawings = []
     for metric, (title, *_) in METRICS.items():
         for column in COLUMNS[:-1]:
-            strips = [
-                Strip(
-                    site,
-                    [(b, r) for _, b, r in patients.pairs(site, metric, column)]
-                    if patients
-                    else [],
-                    find(site, "base", metric, column),
-                    find(site, "result", metric, column),
-                )
-                for site in sites
-            ]
+            strips = []
+            for site in sites:
+                pairs = patients.pairs(site, metric, column) if patients else []
+                means = (find(site, model, metric, column) for model in ("base", "result"))
+                strips.append(Strip(site, [(b, r) for _, b, r in pairs], *means))
             name = f"{anchor} {title} of {column}, base and result by site"
             drawings.append(distribution(name, f"{column}: {title}", strips, palette))
     return drawings
 
 
+def matrix(run: RunFiles, patients: Patients, palette: Palette) -> Table | None:
+    """Return the cross-client matrix: test Dice of adapters (rows) on sites' patients (columns)."""
+    if patients.transfer is None:
+        return None
+    own = patients.transfer.own
+    sites = [site for site in run.sites if patients.of(site)]
+    scores = {
+        "base model": {s: patients.score(s, "base", "dice", "mean") for s in sites},
+        **own,
+        "result": {s: patients.score(s, "result", "dice", "mean") for s in sites},
+    }
+    best = {s: max((v[s] for v in scores.values() if s in v), default=math.nan) for s in sites}
+    worst = {s: min((v[s] for v in scores.values() if s in v), default=math.nan) for s in sites}
+    rows = []
+    for name, values in scores.items():
+        cells: list[str | Cell] = [palette.cell(name) if name in own else Cell(name)]
+        for site in sites:
+            value = values.get(site, math.nan)
+            spread = best[site] - worst[site]
+            shade = (value - worst[site]) / spread if spread > 0 else 0.0
+            cells.append(Cell(number(value), shade=shade, strong=site == name))
+        cells.append(number(mean(values.values())))
+        rows.append(row(*cells))
+    return Table(
+        "Mean test Dice of each adapter (row) on each site's patients (column)",
+        ("adapter of", *map(label, sites), "mean"),
+        rows,
+        note=f"Sites' own adapters as trained in round {patients.transfer.server_round}, before "
+        "the merge. Bold: on the own site's patients. In each column darker is better.",
+    )
+
+
 def disagreement(run: RunFiles, patients: Patients) -> str:
-    """Say where the scores computed here are not those that the sites reported."""
+    """Return where scores computed here differ most from the sites' reports; empty if nowhere."""
     worst = max(
         (
             (abs(patients.score(site, model, "dice", "mean") - told), site, model)
@@ -103,17 +130,17 @@ def disagreement(run: RunFiles, patients: Patients) -> str:
     return (
         f"The scores of single patients do not fit the sites' own reports: at {worst[1]} the mean "
         f"Dice of the {worst[2]} differs by {worst[0]:.3f}. The data, the split or the base here "
-        "may not be those of the run"
+        "may differ from those of the run"
     )
 
 
 def what_is_known(patients: Patients | None, missing: str) -> str:
-    """Say what the scores rest on."""
+    """Return a sentence on what the scores rest on."""
     if patients is None:
         return (
-            f"Only the sites' own means are known ({missing}). A mean hides patients first of all: "
-            "the same mean can be every patient a little better, or one failure among many good "
-            "ones. Run the report where the images are, with --data and --base, to see them."
+            f"Only the sites' own means are known ({missing}). A mean hides single patients: "
+            "all of them may be a little better, or one may fail among many good ones. Run the "
+            "report where the images are, with --data and --base, to see them."
         )
     n = len({(case.site, case.patient) for case in patients.cases})
     return (

@@ -1,4 +1,4 @@
-"""Figures as SVG inside the page: at their natural size a unit is a pixel."""
+"""Draws figures as SVG elements for the page; at natural size one SVG unit is one pixel."""
 
 import io
 import re
@@ -16,34 +16,21 @@ PANEL_PX = 330
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure of the page.
-
-    Attributes
-    ----------
-    svg
-        The ``<svg>`` element.
-    width
-        Natural width in pixels.
-    narrow
-        Another drawing of the same for narrow screens, where a wide one has one.
-    """
+    """A figure of the page."""
 
     svg: Markup
+    """The ``<svg>`` element."""
     width: int
+    """Natural width in pixels."""
     narrow: "Drawing | None" = None
+    """The same figure for narrow screens, where this one is too wide for them."""
 
 
 def draw(name: str, width: int, height: int, paint: Callable[[Figure], None]) -> Drawing:
-    """Draw a figure.
+    """Return what ``paint`` draws into an empty figure of ``width`` × ``height`` pixels.
 
-    Parameters
-    ----------
-    name
-        What it shows, for those who cannot see it; unique in the page, as it seeds the ids.
-    width, height
-        Natural size in pixels.
-    paint
-        Draws into the empty figure.
+    ``name`` says what the figure shows, for readers who cannot see it. It must be unique in the
+    page, as the ids in the SVG derive from it.
     """
     buffer = io.StringIO()
     # text stays text, in the page's font
@@ -55,7 +42,7 @@ def draw(name: str, width: int, height: int, paint: Callable[[Figure], None]) ->
 
 
 def _inline(text: str, name: str) -> Markup:
-    """Cut what only a file of its own needs: prolog, metadata, size, names of namespaces."""
+    """Remove what only a separate file needs: prolog, metadata, size, names of namespaces."""
     element = text[text.index("<svg") :]
     element = re.sub(r"<metadata>.*?</metadata>", "", element, flags=re.DOTALL)
     opening, rest = element.split(">", 1)

@@ -218,7 +218,7 @@ def test_a_phantom_is_made_once_a_setting_where_no_data_are_named(
 @pytest.mark.timeout(900)
 def test_a_comparison_that_is_killed_goes_on_to_the_same_table(file: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    folders = {job.row: JobFolder.of(job, out) for job in read_plan(file).jobs()}
+    folders = {job.row: JobFolder(job, out) for job in read_plan(file).jobs()}
     start = "import typer; from cli.compare import compare; typer.run(compare)"
     words = [sys.executable, "-c", start, str(file), "--out", str(out)]
     history = folders["ours"].run.history

@@ -1,4 +1,4 @@
-"""Exported files: the same labels as the base with its adapter, whatever reads them."""
+"""Exported files give the same labels as the base with its adapter, whatever reads them."""
 
 import json
 import subprocess
@@ -32,7 +32,7 @@ from tests.results.export_samples import (
 )
 
 LOGIT_TOLERANCE = 1e-4
-"""Of ONNX Runtime, whose sums run in another order."""
+"""How far logits of ONNX Runtime may differ, as it sums in another order."""
 
 
 @pytest.fixture(scope="module")

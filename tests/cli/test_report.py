@@ -1,4 +1,4 @@
-"""The report on a run whose images are at hand: what it computes, keeps and refuses."""
+"""What a report computes, keeps and refuses for a run whose images are at hand."""
 
 import json
 from collections.abc import Mapping
@@ -221,12 +221,12 @@ def test_a_run_that_goes_on_is_scored_from_its_checkpoint(run_dir: Path) -> None
 
 
 @pytest.mark.parametrize("preset", ["local", "fedavg"])
-def test_a_run_that_ends_with_no_one_adapter_says_so(
+def test_a_run_without_an_adapter_of_all_sites_says_so(
     run_dir: Path, shared: Path, preset: str
 ) -> None:
     write_config(run_dir, config_of(shared, **METHODS[preset].keys))
     html = written(run_dir)
-    assert "the run ends with no one adapter" in html
+    assert "the run has no adapter that all sites share" in html
     assert not (run_dir / "patients.json").exists()
 
 

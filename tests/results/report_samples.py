@@ -1,4 +1,4 @@
-"""Runs made up for the tests of the report."""
+"""Makes up runs for the tests of the report."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -36,7 +36,7 @@ def make_run(
 ) -> RunFiles:
     """Return a run with the given validation of round 0, 1 …, and gains on test patients.
 
-    Without ``gains`` it is one that has not come to its end.
+    Without ``gains`` the run is not finished.
     """
     config = RunConfig.from_flat({**FLAT, **{k.replace("_", "-"): v for k, v in keys.items()}})
     run = RunFiles(path, config, [], None)

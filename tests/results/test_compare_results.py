@@ -1,4 +1,4 @@
-"""From fabricated runs to the table, the csv files and the pictures."""
+"""Tables, csv files and pictures of comparisons whose runs are made up."""
 
 import csv
 import json
@@ -17,11 +17,11 @@ from scipy.stats import wilcoxon
 
 from common.errors import UserError
 from common.model import file_sha256
-from results.compare.across import across_settings
+from results.compare.figures import across_settings
 from results.compare.folder import JobFolder
 from results.compare.plan import BASE, Plan, read_plan
-from results.compare.row_results import RowResult, collect, patient_test
-from results.compare.site_results import site_results, site_rows
+from results.compare.result_tables import site_rows
+from results.compare.row_results import RowResult, collect, patient_test, site_results
 from results.compare.write_results import write_results
 
 SITES = ("A", "B")
@@ -81,7 +81,7 @@ def fabricate(folder: JobFolder, lines: Iterator[Any] | list[Any], **entry: int)
 
 
 def folders_of(plan: Plan, out: Path) -> dict[tuple[str, int], JobFolder]:
-    return {(job.row, job.seed): JobFolder.of(job, out) for job in plan.jobs()}
+    return {(job.row, job.seed): JobFolder(job, out) for job in plan.jobs()}
 
 
 def rows_of(plan: Plan, folders: Mapping[tuple[str, int], JobFolder]) -> dict[str, RowResult]:
@@ -220,7 +220,7 @@ def test_settings_are_drawn_side_by_side_as_far_as_they_have_runs(tmp_path: Path
     path = tmp_path / "c.toml"
     path.write_text(TEXT + '[settings.few]\n[settings."many | more"]\nrank = 3\n')
     plan = read_plan(path)
-    folders = {(job.setting, job.row, job.seed): JobFolder.of(job, tmp_path) for job in plan.jobs()}
+    folders = {(job.setting, job.row, job.seed): JobFolder(job, tmp_path) for job in plan.jobs()}
     for setting, dice in (("few", 0.6), ("many | more", 0.7)):
         for seed in (0, 1):
             fabricate(folders[setting, "ours", seed], merged({"A": dice + seed / 10, "B": 0.5}))

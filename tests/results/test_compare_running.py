@@ -66,7 +66,7 @@ def worked(
     plan: Plan, out: Path, runner: type[FakeRunner], jobs: int = 1
 ) -> tuple[dict[str, JobFolder], str]:
     """Bring all runs to their end and return their folders, and what was said."""
-    folders = [JobFolder.of(job, out) for job in plan.jobs()]
+    folders = [JobFolder(job, out) for job in plan.jobs()]
     console = Console(width=200, force_terminal=False, record=True, quiet=False, stderr=True)
     with showing(console, len(folders), folders, jobs) as shown:
         runner(jobs, 1, Share(2), shown).work(folders)
@@ -116,7 +116,7 @@ def test_a_failed_evaluation_is_tried_again_without_a_new_run(plan: Plan, tmp_pa
 
 
 def test_what_the_run_itself_says_of_its_end_is_the_reason(plan: Plan, tmp_path: Path) -> None:
-    folder = next(JobFolder.of(job, tmp_path) for job in plan.jobs() if job.row == "a")
+    folder = next(JobFolder(job, tmp_path) for job in plan.jobs() if job.row == "a")
     folder.prepare()
     folder.log.write_text("Traceback\nRuntimeError: Exception in ServerApp thread\n\n")
     assert reason(folder, "run") == "RuntimeError: Exception in ServerApp thread"
@@ -146,7 +146,7 @@ def test_an_interruption_ends_the_group_of_every_process(plan: Plan, tmp_path: P
 
     with pytest.raises(KeyboardInterrupt):
         worked(plan, tmp_path, Waiting)
-    folder = next(JobFolder.of(job, tmp_path) for job in plan.jobs())
+    folder = next(JobFolder(job, tmp_path) for job in plan.jobs())
     group = int(folder.log.read_text())
     wait_until_gone(group)
 

@@ -1,4 +1,4 @@
-"""The bundle: MONAI accepts it, and it labels files as we do."""
+"""MONAI accepts the bundle, and the bundle labels files as we do."""
 
 import json
 from pathlib import Path

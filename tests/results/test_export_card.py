@@ -1,4 +1,4 @@
-"""The model card: everything that the run's files say, and nothing else."""
+"""The model card says everything that the run's files say, and nothing else."""
 
 import json
 import re
@@ -27,7 +27,7 @@ STRUCTURES = ("LV", "MYO", "RV", "mean")
 
 
 def scores(number: int) -> dict[str, float]:
-    """Return what a site reports of its test, every number another one."""
+    """Return what a site reports of its final test, with no number twice."""
     found = {"cases": 2.0 + 2 * number}
     for p, part in enumerate(("base", "test")):
         for s, structure in enumerate(STRUCTURES):
@@ -122,7 +122,7 @@ def test_the_card_has_every_score_of_base_and_result_with_its_n(run: Path, tmp_p
     assert found == expected
 
 
-def test_the_card_has_the_validation_weights_and_lambda_of_every_round(
+def test_the_card_has_validation_penalties_and_lambda_of_every_round(
     run: Path, tmp_path: Path
 ) -> None:
     text = card(run, tmp_path / "out")

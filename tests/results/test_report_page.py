@@ -13,7 +13,7 @@ import pytest
 
 from common.config import RunConfig
 from common.errors import UserError
-from results.report import overview, site_scores, transfer
+from results.report import overview, site_scores
 from results.report.page import RunReport, build_page
 from results.report.page_tables import Palette
 from results.report.patients import Measured, Patients, worst
@@ -114,7 +114,7 @@ def test_a_site_that_failed_in_the_end_leaves_the_others_shown() -> None:
 def test_without_images_the_page_says_what_is_hidden_and_why() -> None:
     page = Page(build_page([RunReport(make_run(gains=GAINS), missing="a reason of its own")]))
     assert "Only the sites' own means are known (a reason of its own)" in page.text
-    assert "hides patients first of all" in page.text
+    assert "A mean hides single patients" in page.text
     assert "img" not in page.tags
     assert "handle it like the data" not in page.text
 
@@ -194,7 +194,7 @@ def test_scores_that_do_not_fit_the_run_are_called_out() -> None:
 def test_the_matrix_has_own_adapters_between_base_and_result() -> None:
     report = full_report()
     assert report.patients is not None
-    table = transfer.matrix(report.run, report.patients, Palette(report.run.sites))
+    table = site_scores.matrix(report.run, report.patients, Palette(report.run.sites))
     assert table is not None
     assert [[cell.text for cell in row] for row in table.rows] == [
         ["base model", "0.600", "0.600", "0.600"],
@@ -231,22 +231,26 @@ BROKEN: dict[str, tuple[str, Spoil, str]] = {
     "no config": ("config.toml", Path.unlink, "expected the folder of a run"),
     "unknown key": ("config.toml", lambda p: p.write_text("colour = 3"), "unknown key 'colour'"),
     "half a line": ("history.jsonl", lambda p: p.write_text('{"round": 1\n'), "not a line of JSON"),
-    "another line": ("history.jsonl", lambda p: p.write_text("[]\n"), "no 'round' or 'sites'"),
+    "another line": (
+        "history.jsonl",
+        lambda p: p.write_text("[]\n"),
+        "'round' or 'sites' is missing",
+    ),
     "half a summary": ("summary.json", lambda p: p.write_text("{"), "not JSON"),
     "text for Dice": (
         "history.jsonl",
         lambda p: p.write_text('{"round": 0, "sites": {"GE": {"validation": "0.5"}}}\n'),
-        "a line is not a round's",
+        "a line does not describe a round",
     ),
     "a refusal without a reason": (
         "history.jsonl",
         lambda p: p.write_text('{"round": 0, "sites": {}, "refused": [{"site": "GE"}]}\n'),
-        "a line is not a round's",
+        "a line does not describe a round",
     ),
     "text for a test score": (
         "summary.json",
         lambda p: p.write_text('{"sites": {"GE": {"test": {"dice": {"LV": "high"}}}}}'),
-        "something else than test scores",
+        "something other than test scores",
     ),
     "another summary": ("summary.json", lambda p: p.write_text("[]"), "has no 'sites'"),
 }

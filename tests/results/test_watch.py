@@ -1,4 +1,4 @@
-"""What is shown of a run is what its files say."""
+"""``watch`` shows what the files of a run say."""
 
 import io
 import os
@@ -161,7 +161,7 @@ def test_a_history_of_another_kind_is_named_and_the_status_shown(tmp_path: Path)
         (tmp_path / "history.jsonl").write_bytes(line)
         text = shown(take_snapshot(tmp_path), width=300)
         assert "round 3/4 · train" in text
-        assert "history.jsonl: a line is not a round's" in text
+        assert "history.jsonl: a line does not describe a round" in text
     (tmp_path / "history.jsonl").write_bytes(b"\xff\n")
     unreadable = take_snapshot(tmp_path)
     assert unreadable.history == []

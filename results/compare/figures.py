@@ -1,9 +1,10 @@
-"""The pictures of a setting: Dice by method, cross-client matrices, traffic, curves."""
+"""The pictures of a comparison: those of each setting, and one of Dice over all settings."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from textwrap import fill
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,36 +12,33 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from results.compare.plan import BASE
-from results.compare.row_results import RowResult
+from results.compare.row_results import RowResult, Spread
 from results.compare.run_scores import Finished
 from results.run_reader import mean
 from server_app import curves
-from server_app.curves import label, plot, styled, whole_rounds
+from server_app.curves import DASHES, label, plot, styled, whole_rounds
 
 COLUMNS = 4
-"""Matrices side by side."""
+"""How many matrices stand side by side."""
 NAME_LENGTH = 28
 MARKS = ("o", "s", "^", "P")
+ASIDE = 0.02
+"""Distance between the points of two rows, in steps between settings, so that bars show."""
 
 
 @dataclass(frozen=True)
 class Looks:
-    """How every row is drawn, in all pictures of a setting alike.
-
-    Attributes
-    ----------
-    rows
-        Names in their order. After the last colour the first comes again with another mark.
-    """
+    """How every row is drawn in all pictures alike."""
 
     rows: Sequence[str]
+    """Names of the rows. After the last colour the first comes again, with another mark."""
 
     def color(self, row: str) -> str:
         """Return the row's colour; grey for the base model."""
         return curves.BASE_COLOR if row == BASE else curves.colors_of(self.rows)[row]
 
     def turn(self, row: str) -> int:
-        """Return how often the colours were used up before the row."""
+        """Return how many rows before this one have its colour."""
         return 0 if row == BASE else self.rows.index(row) // len(curves.COLORS)
 
 
@@ -48,7 +46,7 @@ Draw = Callable[[Sequence[RowResult], Looks], Figure]
 
 
 def draw_all(rows: Sequence[RowResult]) -> dict[str, Figure]:
-    """Draw what can be drawn of the rows that have a finished run, by file name."""
+    """Return the pictures of a setting by file name, of the rows that have a finished run."""
     done = [row for row in rows if row.finished]
     trained = [row for row in done if row.row != BASE]
     looks = Looks([row.row for row in rows if row.row != BASE])
@@ -78,7 +76,7 @@ def in_client(rows: Sequence[RowResult], looks: Looks) -> Figure:
 
 
 def dice_by_bytes(rows: Sequence[RowResult], looks: Looks) -> Figure:
-    """Draw in-client Dice against the payload of the whole run; no payload is a line."""
+    """Draw in-client Dice against the run's payload; a row without payload is a dashed line."""
     figure = Figure(figsize=(8, 4.8), layout="constrained")
     axes = figure.subplots()
     for row in rows:
@@ -103,7 +101,7 @@ def validation(rows: Sequence[RowResult], looks: Looks) -> Figure:
     figure = Figure(figsize=(8, 4.8), layout="constrained")
     axes = figure.subplots()
     for row in rows:
-        dashes = curves.DASHES[looks.turn(row.row) % len(curves.DASHES)]
+        dashes = DASHES[looks.turn(row.row) % len(DASHES)]
         look = {"color": looks.color(row.row), "ls": dashes, "label": label(row.row, NAME_LENGTH)}
         plot(axes, _curve(row), marker="o", ms=3, **look)
     whole_rounds(axes)
@@ -155,6 +153,53 @@ def matrices(rows: Sequence[RowResult], _: Looks) -> Figure:
     return figure
 
 
+def across_settings(rows: Sequence[RowResult], settings: Sequence[str]) -> Figure:
+    """Draw every row's in-client and cross-client Dice over the settings.
+
+    ``rows`` are those of all ``settings``, the base model's among them. Bars are the standard
+    deviation over seeds.
+    """
+    names = list(dict.fromkeys(row.row for row in rows))
+    looks = Looks([name for name in names if name != BASE])
+    with styled():
+        figure = Figure(figsize=(10, 4.8), layout="constrained")
+        home, elsewhere = figure.subplots(1, 2, sharey=True)
+        for place, name in enumerate(names):
+            own = {row.setting: row for row in rows if row.row == name and row.finished}
+            aside = ASIDE * (place - (len(names) - 1) / 2)
+            _line(home, looks, name, settings, aside, own, lambda row: row.in_client["mean"])
+            _line(elsewhere, looks, name, settings, aside, own, lambda row: row.cross_client)
+        home.set(title="On a site's own patients", ylabel="Dice")
+        elsewhere.set(title="On the other sites' patients")
+        for axes in (home, elsewhere):
+            axes.set_xticks(
+                range(len(settings)), [fill(label(s, NAME_LENGTH), 12) for s in settings]
+            )
+        figure.legend(*home.get_legend_handles_labels(), loc="outside right upper")
+    return figure
+
+
+def _line(
+    axes: Axes,
+    looks: Looks,
+    name: str,
+    settings: Sequence[str],
+    aside: float,
+    rows: Mapping[str, RowResult],
+    value: Callable[[RowResult], Spread],
+) -> None:
+    """Draw one row over the settings in which it has a finished run."""
+    there = [(place, value(rows[name])) for place, name in enumerate(settings) if name in rows]
+    axes.errorbar(
+        [place + aside for place, _ in there],
+        [spread.mean for _, spread in there],
+        yerr=[spread.sd for _, spread in there],  # NaN, of a single seed, draws no bar
+        color=looks.color(name),
+        ls=DASHES[looks.turn(name) % len(DASHES)],
+        marker="o", ms=4, lw=1.4, capsize=2, label=label(name, NAME_LENGTH),
+    )  # fmt: skip
+
+
 def _heat(axes: Axes, values: np.ndarray, low: float, top: float) -> None:
     """Draw a matrix with its numbers in the cells."""
     axes.imshow(values, cmap="viridis", vmin=low, vmax=top, aspect="auto")
@@ -183,7 +228,7 @@ def _matrix(runs: Sequence[Finished]) -> tuple[list[str], list[str], list[list[f
 
 
 def _curve(row: RowResult) -> list[tuple[int, float]]:
-    """Return the validation over the rounds that every finished seed has."""
+    """Return (round, validation Dice over seeds) for rounds that every finished seed has."""
     seeds = [dict(run.validation()) for run in row.finished.values()]
     rounds = set.intersection(*map(set, seeds)) if seeds else set()
     return [(t, mean(seed[t] for seed in seeds)) for t in sorted(rounds)]
