@@ -23,9 +23,10 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.federation import LOOPBACK, Value
+from benchmarks.federation import LOOPBACK
 from benchmarks.namespaces import Link, NotPermittedError, namespace
 from common.adapter import load_adapter
+from common.options import Value
 from server_app.status import read_status
 from tests.network.world import Federation, copy_site, federation, refusals, took_part
 from tests.test_simulation import read_history, small_run

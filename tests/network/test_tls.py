@@ -17,12 +17,13 @@ import pytest
 import torch
 from flwr.common.constant import RUN_FAILURE_DETAILS_NO_HEARTBEAT
 
-from benchmarks.federation import LOOPBACK, Tls, Value, start_superlink
+from benchmarks.federation import LOOPBACK, Tls, start_superlink
 from benchmarks.processes import free_ports
 from benchmarks.relay import relay
 from common.adapter import load_adapter
 from common.messages import CANNOT
 from common.model import build_unet, save_base
+from common.options import Value
 from server_app.status import read_status
 from tests.conftest import SITE_FEATURES
 from tests.network.world import Federation, copy_site, federation, refusals, took_part

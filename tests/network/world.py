@@ -2,7 +2,6 @@
 
 import csv
 import json
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -14,19 +13,18 @@ from flwr.proto.control_pb2 import ListRunsRequest, UnregisterNodeRequest
 from benchmarks.federation import (
     LOOPBACK,
     Tls,
-    Value,
     control_api,
-    new_key,
+    join,
     register,
     start_run,
-    start_site,
     start_superlink,
 )
 from benchmarks.processes import Processes, processes
-from tests.test_simulation import ROOT, read_history
+from benchmarks.shared import copy_app
+from common.certificates import make_site_key
+from common.options import Value
+from tests.test_simulation import read_history
 
-APP = ("common", "strategies", "client_app", "server_app", "cli", "configs")
-FILES = ("pyproject.toml", "README.md", "LICENSE")
 POLL_S = 0.05
 LONG_S = 240.0
 """No wait is longer; a machine that is busy with other things needs the most of it."""
@@ -60,7 +58,9 @@ class Federation:
 
     def key(self, name: str) -> Path:
         """Make a site's key."""
-        return new_key(self.folder, name)
+        path = self.folder / f"{name}.key"
+        make_site_key(path)
+        return path
 
     def register(self, key: Path) -> int:
         """Register a key; return its node."""
@@ -90,20 +90,16 @@ class Federation:
         **limits: Value,
     ) -> None:
         """Register a site and let it join."""
-        key = self.key(site)
-        self.register(key)
         settings: dict[str, Value] = {
             "superlink": self.superlink(host),
-            "root-certificates": str(self.tls.root),
-            "private-key": str(key),
             "site": site,
             "data-dir": str(data),
             "base-model": str(base),
-            "cache-dir": str(self.folder / "cache"),
             "audit-log": str(self.audit_log(site)),
             **{name.replace("_", "-"): value for name, value in limits.items()},
         }
-        start_site(self.running, settings, namespace=namespace, environment=environment)
+        control, tls = self.ports[1], self.tls
+        join(self.running, control, tls, settings, namespace=namespace, environment=environment)
 
     def leave(self, *sites: str) -> None:
         """End sites as a hospital does; for one that is killed a run would wait up to a minute."""
@@ -183,16 +179,6 @@ def still_there(running: Processes) -> list[str]:
             if int(group) in groups and state != "Z":
                 found.append(name)
     return found
-
-
-def copy_app(folder: Path) -> Path:
-    """Copy what Flower sends of the app."""
-    folder.mkdir()
-    for name in FILES:
-        shutil.copy(ROOT / name, folder / name)
-    for name in APP:
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    return folder
 
 
 def copy_site(site_data: Path, folder: Path, name: str) -> Path:
