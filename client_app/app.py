@@ -57,7 +57,7 @@ def describe(message: Message, context: Context) -> Message:
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    """Train the received parameters and return what the method sends up; keep what it does not."""
+    """Train the received parameters, keep what the next round needs, and return the update."""
 
     def handler(site: Site, request: Request) -> RecordDict:
         memory = site.memory(request.run_id)

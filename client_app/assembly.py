@@ -69,7 +69,7 @@ def assemble(request: Request, memory: Memory) -> State:
 def keep(request: Request, memory: Memory, state: State, trained: Parameters) -> None:
     """Keep what the next round builds on and the server does not send again.
 
-    Training answered ``request``: it began with ``state`` and ended with ``trained``.
+    ``state`` is what training began with, ``trained`` what it ended with.
     """
     if state.folded is not None:
         memory.save(FOLDED, state.folds, state.folded)

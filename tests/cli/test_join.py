@@ -1,4 +1,4 @@
-"""A site's file becomes a SuperNode's command, or a sentence that says what is wrong with it."""
+"""A site's file becomes a SuperNode's command, or an error that names the fault."""
 
 from pathlib import Path
 
