@@ -1,4 +1,4 @@
-"""The shipped ClientApp with one bad site; only :mod:`benchmarks.robustness` uses it.
+"""The shipped ClientApp with one bad site, for :mod:`benchmarks.robustness`.
 
 The environment variable ``ATTACK_PARTITION`` names the bad site, ``ATTACK`` what it does.
 """
@@ -9,8 +9,9 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord
+from flwr.app import ArrayRecord, Context, Message
 from flwr.clientapp import ClientApp
+from flwr.clientapp.typing import ClientAppCallable
 from numpy.typing import NDArray
 
 from client_app import app as shipped
@@ -34,7 +35,7 @@ POISONS: dict[str, Poison] = {
     "× 100": lambda name, _start, own, _: 100 * own if name.endswith("lora_B") else own,
     "noise": _noise,
 }
-"""Poisoned adapters. ``sign flip`` mirrors every factor's change."""
+"""Attacks on the adapter, by name; ``sign flip`` reverses the change of every factor."""
 LIES: dict[str, Lie] = {
     "Dice always 1": lambda *_: 1.0,
     "Dice always 0": lambda *_: 0.0,
@@ -42,36 +43,31 @@ LIES: dict[str, Lie] = {
     "Dice ever falling": lambda t, *_: 0.9 - 0.001 * t,
     "Dice falling fast": lambda t, *_: max(0.0, 0.9 - 0.1 * t),
 }
-"""False validation."""
+"""Attacks on the validation, by name."""
 
 
-def misbehave(
-    message: Message, context: Context, call_next: Callable[[Message, Context], Message]
-) -> Message:
-    """Answer as the shipped app does, and falsify the answer of the bad site."""
+def misbehave(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+    """Answer as the shipped app does, but falsify the bad site's answer; a Flower client mod."""
     attack = os.environ.get("ATTACK", "")
     bad = str(context.node_config.get("partition-id")) == os.environ.get("ATTACK_PARTITION")
-    start = message.content.get(messages.ADAPTER)
-    config = message.content[messages.CONFIG]
-    assert isinstance(config, ConfigRecord)
+    start = message.content.array_records.get(messages.ADAPTER)
+    config = message.content.config_records[messages.CONFIG]
     server_round = int(str(config.get("server-round", 0)))
     kind = message.metadata.message_type
     reply = call_next(message, context)
     if bad and kind == messages.TRAIN and attack in POISONS:
-        own = reply.content[messages.ADAPTER]
-        assert isinstance(start, ArrayRecord)
-        assert isinstance(own, ArrayRecord)
-        reply.content[messages.ADAPTER] = poisoned(attack, start, own, server_round)
+        arrays = reply.content.array_records
+        assert start is not None
+        arrays[messages.ADAPTER] = poisoned(attack, start, arrays[messages.ADAPTER], server_round)
     if bad and kind == messages.VALIDATE and attack in LIES:
-        metrics = reply.content[messages.METRICS]
-        assert isinstance(metrics, MetricRecord)
+        metrics = reply.content.metric_records[messages.METRICS]
         generator = random.Random(server_round)  # noqa: S311
         metrics["dice"] = LIES[attack](server_round, float(str(metrics["dice"])), generator)
     return reply
 
 
 def poisoned(attack: str, start: ArrayRecord, own: ArrayRecord, seed: int) -> ArrayRecord:
-    """Return the poisoned adapter."""
+    """Return the adapter ``own``, trained from ``start``, after an attack."""
     generator = np.random.default_rng(seed)
     before, after = records.record_to_tensors(start), records.record_to_tensors(own)
     values = {

@@ -1,13 +1,14 @@
-"""A federation of local processes over gRPC, with TLS and site keys on demand.
+"""A federation of Flower processes on this machine, over gRPC, with TLS and site keys if asked.
 
-:mod:`benchmarks.processes` ends the processes; :mod:`benchmarks.namespaces` gives some of them a
+:mod:`benchmarks.processes` ends the processes; :mod:`benchmarks.namespaces` gives single sites a
 network interface of their own.
 """
 
+import json
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,23 +22,23 @@ from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
 from benchmarks.processes import Processes, free_ports
 from common.certificates import make_authority, make_site_key
+from common.options import Value
 
 START_S = 90.0
 TRIES = 3
+"""How often a SuperLink is started before the benchmark gives up; each time on other ports."""
 LOOPBACK = "127.0.0.1"
-
-Value = bool | int | float | str
 
 
 @dataclass(frozen=True)
 class Tls:
-    """A certificate authority's folder, with the SuperLink's certificate."""
+    """The folder of a certificate authority that also holds the SuperLink's certificate."""
 
     folder: Path
 
     @classmethod
     def create(cls, folder: Path, *hosts: str, days: int = 30) -> "Tls":
-        """Make both; a certificate of 0 days has expired already."""
+        """Make the authority and the certificate; one of 0 days has expired already."""
         make_authority(folder, list(hosts or (LOOPBACK,)), days)
         return cls(folder)
 
@@ -64,17 +65,17 @@ def start_superlink(
     ports: Sequence[int] = (),
     name: str = "superlink",
 ) -> list[int]:
-    """Start a SuperLink; return its ports for SuperNodes (at ``host``), ``flwr run`` and apps.
+    """Start a SuperLink and return its ports for SuperNodes (at ``host``), ``flwr run`` and apps.
 
-    It listens when this returns: ``flwr run`` gives up at once where nothing does. Another
-    process may take a port between its choice and its use; then others are tried. With TLS it has
-    a database, ``NAME.db``, and with ``ports``, those of the one before it, it goes on where that
-    was killed.
+    The SuperLink listens when this returns, because ``flwr run`` gives up at once where nothing
+    listens. If another process takes a port meanwhile, other ports are tried. With TLS the
+    SuperLink has a database, ``NAME.db``; given the ``ports`` of a killed SuperLink, the new one
+    goes on from that database.
 
     Raises
     ------
     RuntimeError
-        It ended or did not listen in time, on any ports.
+        The SuperLink ended or did not listen in time in every attempt.
     """
     for _ in range(TRIES):
         chosen = list(ports) or free_ports(3)
@@ -95,20 +96,9 @@ def start_superlink(
 
 def _listens(process: subprocess.Popen[bytes], address: tuple[str, int]) -> bool:
     """Wait until a process accepts connections; return False if it ends or never does."""
-
-    def accepts() -> bool:
-        with suppress(OSError), socket.create_connection(address, timeout=1):
-            return True
-        return False
-
-    return _within(process, accepts)
-
-
-def _within(process: subprocess.Popen[bytes], until: Callable[[], bool]) -> bool:
-    """Wait until a condition holds; return False if the process ends first or it takes too long."""
     deadline = time.monotonic() + START_S
     while process.poll() is None and time.monotonic() < deadline:
-        if until():
+        with suppress(OSError), socket.create_connection(address, timeout=1):
             return True
         time.sleep(0.1)
     return False
@@ -122,15 +112,8 @@ def control_api(port: int, tls: Tls) -> Iterator[ControlStub]:
         yield ControlStub(channel)
 
 
-def new_key(folder: Path, site: str) -> Path:
-    """Make a site's key."""
-    path = folder / f"{site}.key"
-    make_site_key(path)
-    return path
-
-
 def register(control: int, tls: Tls, key: Path) -> int:
-    """Register a key's public half, as ``flwr supernode register`` does; return the node."""
+    """Register a key's public half, as ``flwr supernode register`` does; return the node's id."""
     public = load_ssh_public_key(key.with_name(key.name + ".pub").read_bytes())
     request = RegisterNodeRequest(public_key=public_key_to_bytes(public))  # type: ignore[arg-type]
     with control_api(control, tls) as stub:
@@ -153,18 +136,32 @@ def start_supernode(
     )
 
 
-def start_site(
+def join(
     running: Processes,
+    control: int,
+    tls: Tls,
     settings: Mapping[str, Value],
     *,
     namespace: str = "",
     environment: Mapping[str, str] | None = None,
 ) -> None:
-    """Start ``rate-my-lora join`` with a site's settings, as a hospital does."""
+    """Register a new key for a site and start ``rate-my-lora join``, as a hospital does.
+
+    ``settings`` are the keys of the site's file, without the certificate, the private key, the
+    cache and the local port, which are filled in here.
+    """
     site = str(settings["site"])
-    file = running.folder / f"{site}.toml"
+    key, file = running.folder / f"{site}.key", running.folder / f"{site}.toml"
+    make_site_key(key)
+    register(control, tls, key)
     (local_port,) = free_ports(1)
-    file.write_text(tomli_w.dumps({**settings, "local-port": local_port}), encoding="utf-8")
+    places = {
+        "root-certificates": str(tls.root),
+        "private-key": str(key),
+        "cache-dir": str(running.folder / "cache"),
+    }
+    text = tomli_w.dumps({**places, "local-port": local_port, **settings})
+    file.write_text(text, encoding="utf-8")
     command = ["rate-my-lora", "join", str(file)]
     running.start(site, command, namespace=namespace, environment=environment)
 
@@ -179,8 +176,8 @@ def start_run(
 ) -> subprocess.Popen[bytes]:
     """Start ``flwr run`` on an app; it ends when the run does.
 
-    Flower keeps connections in its home folder. It would move those of the app's
-    ``pyproject.toml`` there and comment them out in the file, so ``app`` should be a copy.
+    Flower moves the connections in the app's ``pyproject.toml`` to its home folder and comments
+    them out in the file, so ``app`` should be a copy.
     """
     home = running.folder / "home-run"
     home.mkdir(exist_ok=True)
@@ -195,11 +192,5 @@ def start_run(
 
 
 def flower_config(values: Mapping[str, Value]) -> str:
-    """Write values as Flower's ``key=value`` pairs."""
-    return " ".join(f"{key}={_toml(value)}" for key, value in values.items())
-
-
-def _toml(value: Value) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f'"{value}"' if isinstance(value, str) else str(value)
+    """Write values as Flower's ``key=value`` pairs, whose values are TOML."""
+    return " ".join(f"{k}={json.dumps(v, ensure_ascii=False)}" for k, v in values.items())

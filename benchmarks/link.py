@@ -22,146 +22,85 @@ The script needs root and ``ip``.
 """
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks.federation import (
-    LOOPBACK,
-    Tls,
-    Value,
-    new_key,
-    register,
-    start_run,
-    start_site,
-    start_superlink,
-)
+from benchmarks.federation import LOOPBACK, Tls, join, start_run, start_superlink
 from benchmarks.namespaces import Counters, Link, NotPermittedError, namespace
-from benchmarks.processes import Processes, clean_up_when_told_to_end, free_ports, processes
+from benchmarks.processes import clean_up_when_told_to_end, free_ports, processes
 from benchmarks.relay import relay
 from benchmarks.shared import PAPER, parser, publish
-from benchmarks.wire import RANKS, prepare
+from benchmarks.wire import RANKS, follow, prepare
 from common.text import mib
 
 DEMO = "8,16,32,64,128,8"
 LINE = Link("rml-line", "10.79.0.1", "10.79.0.2")
 MEASURED = "GE"
-POLL_S = 0.02
 MARKS = ("Receiving: train", "Received successfully", "Sending: train", "Sent successfully")
+"""What a SuperNode logs around its first training, in this order."""
 
 
-def start_sites(
-    running: Processes, ports: Sequence[int], relayed: str, data: Path, base: Path
-) -> None:
-    """Let all sites join, the measured one by the relay."""
-    tls = Tls(running.folder / "tls")
-    for site in RANKS:
-        key = new_key(running.folder, site)
-        register(ports[1], tls, key)
-        far = site == MEASURED
-        settings = {
-            "superlink": relayed if far else f"{LOOPBACK}:{ports[0]}",
-            "root-certificates": str(tls.root),
-            "private-key": str(key),
-            "site": site,
-            "data-dir": str(data),
-            "base-model": str(base),
-            "cache-dir": str(running.folder / "cache"),
-        }
-        start_site(running, settings, namespace=LINE.name if far else "")
+class Transfers:
+    """Notes when each of ``MARKS`` appears, in turn, in what a log gains from now on."""
 
+    def __init__(self, log: Path) -> None:
+        self.log = log
+        self.read = log.stat().st_size
+        self.moments: list[float] = []
 
-def watch(
-    running: Processes, run_dir: Path, timeout_s: float
-) -> tuple[list[Counters], list[float]]:
-    """Follow a run to its end.
-
-    Returns
-    -------
-    counters
-        Of the interface, at the end of every round.
-    moments
-        When each of ``MARKS`` came in turn in the measured site's log since the first of them.
-
-    Raises
-    ------
-    RuntimeError
-        A process ended early, or the run did not end in time.
-    """
-    history = run_dir / "history.jsonl"
-    log = running.folder / f"{MEASURED}.log"
-    read = log.stat().st_size
-    counters: list[Counters] = []
-    moments: list[float] = []
-    deadline = time.monotonic() + timeout_s
-    while "run" not in running.dead():
-        if len(moments) < len(MARKS):
-            with log.open("rb") as file:
-                file.seek(read)
-                text = file.read().decode("utf-8", "replace")
-            if (at := text.find(MARKS[len(moments)])) >= 0:
-                read += len(text[: at + len(MARKS[len(moments)])].encode())
-                moments.append(time.monotonic())
-        lines = history.read_bytes().count(b"\n") if history.is_file() else 0
-        if lines > len(counters):
-            counters.append(LINE.counters())
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"no end within {timeout_s:g} s")
-        time.sleep(POLL_S)
-    if not (run_dir / "summary.json").is_file():
-        raise RuntimeError("the run failed")
-    return counters, moments
+    def look(self) -> None:
+        """Look for the next mark."""
+        if len(self.moments) == len(MARKS):
+            return
+        mark = MARKS[len(self.moments)].encode()
+        if (at := self.log.read_bytes().find(mark, self.read)) >= 0:
+            self.read = at + len(mark)
+            self.moments.append(time.monotonic())
 
 
 def measure(
     folder: Path, args: argparse.Namespace, features: str, rank: int, rounds: int
 ) -> dict[str, Any]:
-    """Run a federation; return what the measured site's line carried, and for how long."""
+    """Run a federation; return the bytes and the seconds of the measured site's transfers."""
     folder.mkdir()
-    paths = prepare(folder, features, patients=3)
-    config: dict[str, Value] = {
-        "features": features, "rank": rank, "ranks": "equal", "image-size": 32,
-        "spacing-mm": 8.0, "augment": False, "device": "cpu", "threads": 1, "rounds": rounds + 1,
-        "sites": len(RANKS), "min-sites": len(RANKS), "base-model": str(paths["base"]),
-        "run-dir": str(paths["run"]), "cache-dir": str(folder / "cache"), "keep-updates": "none",
-    }  # fmt: skip
-    with ExitStack() as stack:
-        stack.enter_context(namespace(LINE))
+    data, app, config = prepare(folder, features, rounds)
+    config |= {"rank": rank, "ranks": "equal", "keep-updates": "none"}
+    with namespace(LINE), processes(folder) as running:
         LINE.shape(mbit_up=args.mbit, mbit_down=args.mbit)
-        running = stack.enter_context(processes(folder))
         tls = Tls.create(folder / "tls", LOOPBACK, LINE.host)
-        ports = start_superlink(running, LOOPBACK, tls=tls)
+        fleet, control, _ = start_superlink(running, LOOPBACK, tls=tls)
         (door,) = free_ports(1)
-        here, target = (LINE.host, door), (LOOPBACK, ports[0])
-        stack.enter_context(relay(here, target, args.round_trip_ms / 2000))
-        start_sites(running, ports, f"{LINE.host}:{door}", paths["data"], paths["base"])
-        start_run(running, ports[1], paths["app"], config, tls=tls)
-        try:
-            counters, moments = watch(running, paths["run"], args.timeout)
-        except RuntimeError:
-            for name in running.running:
-                print(f"--- {name}\n{running.log(name)[-2000:]}", file=sys.stderr)
-            raise
-    text = (paths["run"] / "history.jsonl").read_text("utf-8")
-    history = [json.loads(line) for line in text.splitlines()]
-    return {"rank": rank, **_seconds(moments), "rounds": _rounds(counters, history)}
-
-
-def _seconds(moments: Sequence[float]) -> dict[str, float]:
-    """Return how long the first training message took to come, and its answer to go."""
-    return {"down_s": moments[1] - moments[0], "up_s": moments[3] - moments[2]}
+        with relay((LINE.host, door), (LOOPBACK, fleet), args.round_trip_ms / 2000):
+            for site in RANKS:
+                far = site == MEASURED
+                settings = {
+                    "superlink": f"{LINE.host}:{door}" if far else f"{LOOPBACK}:{fleet}",
+                    "site": site,
+                    "data-dir": str(data),
+                    "base-model": config["base-model"],
+                }
+                join(running, control, tls, settings, namespace=LINE.name if far else "")
+            start_run(running, control, app, config, tls=tls)
+            transfers = Transfers(folder / f"{MEASURED}.log")
+            counters, history = follow(running, config, args.timeout, LINE, transfers.look)
+    moments = transfers.moments
+    return {
+        "rank": rank,
+        "down_s": moments[1] - moments[0],
+        "up_s": moments[3] - moments[2],
+        "rounds": _rounds(counters, history),
+    }
 
 
 def _rounds(
     counters: Sequence[Counters], history: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
     rows = []
-    for number, line in enumerate(history[1:-1], start=1):  # the final test follows the last
+    for number, line in enumerate(history[1:-1], start=1):
         crossed = counters[number] - counters[number - 1]
         entry = line["sites"][MEASURED]
         rows.append({
@@ -181,7 +120,7 @@ def _sum(row: Mapping[str, Any], kind: str) -> int:
 def main() -> None:
     """Measure and report."""
     options = parser(__doc__)
-    options.add_argument("--mbit", type=float, default=4.0, help="each way, in a second")
+    options.add_argument("--mbit", type=float, default=4.0, help="rate each way in Mbit/s")
     options.add_argument("--round-trip-ms", type=float, default=100.0)
     options.add_argument("--ranks", type=int, nargs="*", default=[16, 32, 264])
     options.add_argument("--timeout", type=float, default=900, help="seconds for a run")

@@ -1,4 +1,4 @@
-"""Measures the computing time and peak memory of merging many sites' adapters, for every merge.
+"""Measures how long each merge of many sites' adapters computes, and how much memory it takes.
 
 Each figure comes from a process of its own. The process makes random adapters of the given network
 for N sites with mixed ranks and merges them ``--repeat`` times. It reports the median CPU time, and
@@ -17,13 +17,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 
-from benchmarks.shared import PAPER, parser, publish
+from benchmarks.shared import PAPER, ROOT, parser, peak, publish, reset_peak
 from common import lora
 from common.adapter import Adapter, Factors
 from common.config import ModelConfig
@@ -33,7 +32,6 @@ from common.text import mib
 from strategies.merging import merge, residual, stack
 from strategies.weighting import product_norm, shares
 
-ROOT = Path(__file__).resolve().parents[1]
 MERGES = ("svd", "pad", "norm", "fold", "residual")
 
 
@@ -57,7 +55,7 @@ def make_adapters(features: str, ranks: list[int], sites: int) -> dict[str, Adap
 
 
 def run_merge(adapters: Mapping[str, Adapter], how: str) -> int:
-    """Merge as the server does once a round; return the rank of the merge or of what is folded."""
+    """Merge as the server does once a round; return the rank of the merged or folded adapter."""
     examples = dict.fromkeys(adapters, 1)
     if how == "norm":
         norms = {site: product_norm(adapter) for site, adapter in adapters.items()}
@@ -76,9 +74,9 @@ def run_merge(adapters: Mapping[str, Adapter], how: str) -> int:
 
 
 def measure(args: argparse.Namespace, how: str, sites: int) -> dict[str, Any]:
-    """Merge in this process and return what it took."""
+    """Merge in this process; return the CPU time and the memory that it took."""
     adapters = make_adapters(args.features, args.ranks, sites)
-    before = _resident()
+    before = reset_peak()
     seconds = []
     for _ in range(args.repeat):
         started = time.process_time()
@@ -90,30 +88,12 @@ def measure(args: argparse.Namespace, how: str, sites: int) -> dict[str, Any]:
         "rank": rank,
         "cpu_s": median(seconds),
         "adapters_bytes": sum(adapter.payload_bytes for adapter in adapters.values()),
-        "extra_bytes": _peak_resident() - before,
+        "extra_bytes": peak() - before,
     }
 
 
-def _resident() -> int:
-    """Reset the peak of the process' memory and return its resident memory in bytes."""
-    Path("/proc/self/clear_refs").write_text("5")
-    return _status("VmRSS")
-
-
-def _peak_resident() -> int:
-    return _status("VmHWM")
-
-
-def _status(key: str) -> int:
-    for line in Path("/proc/self/status").read_text("utf-8").splitlines():
-        name, _, value = line.partition(":")
-        if name == key:
-            return int(value.split()[0]) * 1024
-    raise AssertionError(key)
-
-
 def measure_apart(argv: list[str], how: str, sites: int) -> dict[str, Any]:
-    """Measure in a new process, so that only the merge uses its memory."""
+    """Call :func:`measure` in a new process, whose memory nothing but the merge uses."""
     own = ["--one", how, str(sites)]
     command = [sys.executable, "-m", "benchmarks.merging", *argv, *own]
     done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)

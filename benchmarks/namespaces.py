@@ -1,20 +1,21 @@
-"""Network interfaces for single sites: a namespace and a veth pair, which can be slowed or cut.
+"""A network interface for one site: a namespace and a veth pair, which can be slowed or cut.
 
     host                                     namespace NAME
     SuperLink ── host address  NAME ════ veth pair ════ eth0  site address ── SuperNode
 
-Namespace and interfaces are removed whatever ends the block. All of it needs root (or
-CAP_NET_ADMIN and CAP_SYS_ADMIN) and ``ip``; limiting the rate needs ``tc``.
+Namespace and interfaces are removed whatever ends the block. This needs root (or CAP_NET_ADMIN and
+CAP_SYS_ADMIN) and ``ip``; limiting the rate needs ``tc``.
 """
 
 import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 PREFIX = 30
+"""Bits of an address that both ends of a link have in common."""
 HEADERS = 14 + 20 + 32
 """Bytes of the Ethernet, IPv4 and TCP headers (with timestamps) of a packet."""
 
@@ -33,12 +34,8 @@ class Counters:
     packets_down: int
 
     def __sub__(self, other: "Counters") -> "Counters":
-        return Counters(
-            self.bytes_up - other.bytes_up,
-            self.bytes_down - other.bytes_down,
-            self.packets_up - other.packets_up,
-            self.packets_down - other.packets_down,
-        )
+        ours, theirs = astuple(self), astuple(other)
+        return Counters(*(now - before for now, before in zip(ours, theirs, strict=True)))
 
     @property
     def stream_up(self) -> int:
@@ -47,25 +44,20 @@ class Counters:
 
     @property
     def stream_down(self) -> int:
-        """Bytes that gRPC handed to TCP, without the packets' headers."""
+        """Bytes that TCP handed to gRPC, without the packets' headers."""
         return self.bytes_down - HEADERS * self.packets_down
 
 
 @dataclass(frozen=True)
 class Link:
-    """A site's link to the host.
-
-    Attributes
-    ----------
-    name
-        Name of the namespace, and of the veth end on the host.
-    host, site
-        Addresses of the two ends.
-    """
+    """A site's link to the host."""
 
     name: str = "rml-wire"
+    """Name of the namespace, and of the veth end on the host."""
     host: str = "10.77.0.1"
+    """Address of the host's end."""
     site: str = "10.77.0.2"
+    """Address of the site's end."""
 
     def counters(self) -> Counters:
         """Read the counters of the host's end, which receives what the site sends."""
@@ -101,13 +93,13 @@ def namespace(link: Link = WIRE, *, frames: bool = False) -> Iterator[Link]:
     link
         Name and addresses of the link.
     frames
-        Cut packets to what fits an Ethernet frame, as a network card does. Left to itself the
-        kernel hands up to 64 KiB over a veth pair as one packet with one set of headers.
+        Whether packets are cut to fit an Ethernet frame, as a network card does. Otherwise the
+        kernel passes up to 64 KiB over a veth pair as one packet with one set of headers.
 
     Raises
     ------
     NotPermittedError
-        The kernel, the user's rights or a namespace left by another run stand in the way.
+        The kernel or the user's rights forbid it, or another run has left such a namespace.
     """
     _run("ip", "netns", "add", link.name)
     try:
@@ -115,7 +107,7 @@ def namespace(link: Link = WIRE, *, frames: bool = False) -> Iterator[Link]:
              "netns", link.name)  # fmt: skip
         inside = ["-n", link.name]
         for device, address, where in ((link.name, link.host, []), ("eth0", link.site, inside)):
-            # No IPv6: its router and neighbour messages are not ours to count
+            # No IPv6: its router and neighbour messages would be counted
             _run("ip", *where, "link", "set", "dev", device, "addrgenmode", "none")
             if frames:
                 _run("ip", *where, "link", "set", "dev", device, "gso_max_segs", "1")

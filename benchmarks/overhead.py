@@ -1,9 +1,9 @@
-"""Measures how much of a run's time goes into anything but computing at the sites.
+"""Measures how much of a run's time passes without any site computing.
 
 The script reads ``history.jsonl`` of a finished run. The server times the phases of a round, which
 follow each other: ``train`` and ``validate`` last from sending to the last reply; ``merge`` and
-``re-merge`` are the server's own computing. Each site reports ``train_s``, the seconds from having
-its data to having the adapter ready to send.
+``re-merge`` are the server's own computing. Each site reports ``train_s``, the seconds of its
+training from the loaded data to the finished adapter.
 
 The time outside of site computing is ``merge``, ``re-merge``, and the part of ``train`` in which
 no site trains. Where sites train one at a time (``--at-once 1``, as in a simulation on one
@@ -21,7 +21,6 @@ with the result: all of ``validate`` counts as site computing unless the sites r
     python -m benchmarks.overhead runs/latest --at-once 1
 """
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,23 +28,18 @@ from statistics import median
 from typing import Any
 
 from benchmarks.shared import parser, publish
+from server_app.run_dir import RunDir
 
 SERVER_PHASES = ("merge", "re-merge")
 SITE_PHASES = {"train": "train_s", "validate": "validate_s"}
-"""Phases in which sites compute, and where a site's own seconds of it are."""
+"""Each phase in which sites compute, and the key of a site's own seconds in it."""
 
 
 def idle_bounds(wall_s: float, busy_s: Sequence[float], at_once: int) -> tuple[float, float]:
-    """Return the least and the most time of a phase in which no site computes.
+    """Return the least and the most seconds of a phase in which no site computes.
 
-    Parameters
-    ----------
-    wall_s
-        Length of the phase.
-    busy_s
-        Seconds that each site computed within it.
-    at_once
-        How many sites can compute at the same time.
+    The phase takes ``wall_s``; each site computes for one of ``busy_s`` in it, and at most
+    ``at_once`` sites do so at the same time.
     """
     longest, total = max(busy_s), sum(busy_s)
     most = wall_s - max(longest, total / at_once)
@@ -68,13 +62,9 @@ def round_overhead(line: Mapping[str, Any], at_once: int) -> dict[str, float]:
 
 def read_rounds(run_dir: Path) -> list[dict[str, Any]]:
     """Return the lines of the history from round 1 on."""
-    path = run_dir / "history.jsonl"
-    if not path.is_file():
-        sys.exit(f"{path}: no such file; expected the folder of a run")
-    lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-    rounds = [line for line in lines if line["round"] > 0]
+    rounds = [line for line in RunDir(run_dir).read_history() if line["round"] > 0]
     if not rounds:
-        sys.exit(f"{path}: holds no finished round")
+        sys.exit(f"{run_dir}: found no finished round, expected the folder of a run")
     return rounds
 
 
@@ -87,16 +77,15 @@ def main() -> None:
         type=int,
         default=sys.maxsize,
         metavar="N",
-        help="sites that compute at the same time (default: all)",
+        help="most sites that compute at the same time (default: all)",
     )
     args = options.parse_args()
 
     lines = read_rounds(args.run_dir)
     rounds = [round_overhead(line, args.at_once) for line in lines]
     total = {key: sum(one[key] for one in rounds) for key in rounds[0]}
-    table = [_row(str(line["round"]), one) for line, one in zip(lines, rounds, strict=True)] + [
-        _row("all", total)
-    ]
+    names = [*(str(line["round"]) for line in lines), "all"]
+    table = [_row(name, one) for name, one in zip(names, [*rounds, total], strict=True)]
     reports = any("validate_s" in site for line in lines for site in line["sites"].values())
     result = {
         "run": args.run_dir.name,

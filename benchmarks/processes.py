@@ -8,20 +8,19 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType
 
 BIN = Path(sys.executable).parent
 STOP_S = 5.0
 
 
 class Processes:
-    """Processes in groups of their own, so that what they start ends with them.
+    """Named processes, each in a group of its own, so that its children end with it.
 
     Parameters
     ----------
     folder
-        Working folder of all of them; ``NAME.log`` takes the output of each, ``home-NAME`` is
-        its Flower home. A process started again under its name goes on with both.
+        Working folder of all processes. A process called NAME prints to ``NAME.log`` and has its
+        Flower home in ``home-NAME``, also when it is started a second time.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -62,16 +61,16 @@ class Processes:
         return process
 
     def log(self, name: str) -> str:
-        """Return what a process has printed."""
+        """Return what a process has printed so far."""
         path = self.folder / f"{name}.log"
         return path.read_text("utf-8", "replace") if path.is_file() else ""
 
     def signal(self, name: str, number: signal.Signals) -> None:
-        """Send a signal to a process and all that it started: SIGSTOP, SIGCONT."""
+        """Send a signal to a process and its children."""
         _signal_group(self.running[name].pid, number)
 
     def kill(self, name: str) -> None:
-        """Kill a process and all that it started."""
+        """Kill a process and its children."""
         self.signal(name, signal.SIGKILL)
         self.running.pop(name).wait()
 
@@ -80,7 +79,7 @@ class Processes:
         return [name for name, process in self.running.items() if process.poll() is not None]
 
     def stop(self) -> None:
-        """End every group, the last started first: first with a signal to stop, then by force."""
+        """Ask every group to end, the last started first, then kill what is left after 5 s."""
         for process in reversed(self.running.values()):
             _signal_group(process.pid, signal.SIGTERM)
             _signal_group(process.pid, signal.SIGCONT)
@@ -110,19 +109,15 @@ def processes(folder: Path) -> Iterator[Processes]:
 def clean_up_when_told_to_end() -> None:
     """Let SIGTERM and SIGHUP raise an exception, so that every block cleans up."""
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _leave)
-
-
-def _leave(number: int, _: FrameType | None) -> None:
-    sys.exit(128 + number)
+        signal.signal(number, lambda raised, _: sys.exit(128 + raised))
 
 
 def free_ports(count: int) -> list[int]:
     """Return ports that nothing listens on and that no other call of this function returns.
 
-    A process binds its port only seconds after it was chosen, and gRPC silently shares a port that
-    is bound already. So this function holds an abstract socket of the port's number until this
-    process ends; calls in other processes see it too.
+    A process binds its port only seconds after the choice, and gRPC silently shares a port that is
+    bound already. So an abstract socket named after the port marks it as taken, for calls in other
+    processes too, until this process ends.
     """
     found: list[int] = []
     while len(found) < count:
@@ -132,9 +127,9 @@ def free_ports(count: int) -> list[int]:
         mark = socket.socket(socket.AF_UNIX)
         try:
             mark.bind(f"\0rate-my-lora-port-{port}")
-        except OSError:  # given to another
+        except OSError:  # another call has returned this port
             mark.close()
         else:
-            mark.detach()  # it stays open
+            mark.detach()  # so that the socket stays open
             found.append(port)
     return found

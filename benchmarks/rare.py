@@ -1,9 +1,9 @@
-"""Scores the runs of a comparison at the RV's apex and on small hearts, on the test patients.
+"""Scores the runs of a comparison where segmentation is hard: the RV's apex, and small hearts.
 
 The apex is the third of the slices with RV in the reference labels, and at least one slice, at the
 end of the stack where the LV is smaller. Small hearts are the third of a run's test patients with
-the least LV, MYO and RV together at end-diastole. The table has the mean Dice over cases, as mean ±
-standard deviation over seeds.
+the smallest volume of LV, MYO and RV together at end-diastole. The table has the mean Dice over
+test cases, as mean ± standard deviation over seeds.
 
     python -m benchmarks.rare runs/choices --rows "λ = 0" rate-my-lora "λ = 0.4"
 """
@@ -29,18 +29,21 @@ HEAD = ("RV", "RV at the apex", "small hearts", "other hearts")
 
 @dataclass(frozen=True)
 class CaseScore:
-    """One case of a run: its patient, the heart's size in ml, and three values of Dice."""
+    """The Dice of a run's result on one case."""
 
     patient: str
     frame: str
     ml: float
+    """Volume of LV, MYO and RV together in the reference labels."""
     mean: float
+    """Mean Dice of the three structures."""
     rv: float
     apex: float
+    """Dice of the RV in its apical slices."""
 
 
 def apical(truth: Tensor) -> Tensor:
-    """Return the indices of the apical third of the RV's slices, of labels (z, h, w)."""
+    """Return the indices of the apical third of the RV's slices in labels of shape (z, h, w)."""
     slices = torch.nonzero((truth == RV).flatten(1).any(1)).flatten()
     areas = (truth == LV).flatten(1).sum(1)
     if len(slices) and areas[slices[0]] > areas[slices[-1]]:
@@ -51,7 +54,7 @@ def apical(truth: Tensor) -> Tensor:
 def score_run(run_dir: Path, sites: int) -> Iterator[CaseScore]:
     """Score the merged model of a run on every site's test cases."""
     work = Evaluation(run_dir, sites)
-    (merged,) = models_of(run_dir, [], work.config)  # without sites it is the merged one alone
+    (merged,) = models_of(run_dir, [], work.config)  # without sites: the merged model alone
     model = merged.load(work.config).to(work.device).eval()
     for site in work.sites:
         for case, volume in zip(site.cases["test"], site.volumes["test"], strict=True):
@@ -85,8 +88,8 @@ def main() -> None:
     """Score and report."""
     options = parser(__doc__)
     options.add_argument("out", type=Path, help="folder of rate-my-lora compare")
-    options.add_argument("--rows", nargs="+", required=True, help="of the comparison")
-    options.add_argument("--setting", default="", help="where it has several")
+    options.add_argument("--rows", nargs="+", required=True, help="rows of the comparison")
+    options.add_argument("--setting", default="", help="setting, if there are several")
     options.add_argument("--sites", type=int, default=3)
     args = options.parse_args()
     table, found = [], defaultdict(list)

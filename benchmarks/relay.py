@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 
 CHUNK = 16 * 1024
 HELD = 4096
-"""Chunks on their way; more than a line's rate times its delay, so that the delay does not slow."""
+"""Chunks that may be on their way at once: more than rate times delay, so none waits for room."""
 
 
 @contextmanager
@@ -19,8 +19,7 @@ def relay(
 ) -> Iterator[None]:
     """Forward connections at ``listen`` to ``target``, with a delay of ``one_way_s`` each way.
 
-    If ``streams`` is given, it receives the bytes that pass: two streams for every connection, one
-    for each way.
+    ``streams``, if given, receives the bytes that pass, as two streams a connection: one each way.
     """
     ready = threading.Event()
     loops: list[asyncio.AbstractEventLoop] = []
@@ -29,7 +28,7 @@ def relay(
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             far_reader, far_writer = await asyncio.open_connection(*target)
-        except OSError:  # the target is away; so is this connection
+        except OSError:  # nothing listens at the target
             writer.close()
             return
         ways = ((reader, far_writer), (far_reader, writer))
@@ -51,7 +50,7 @@ def relay(
         server = await asyncio.start_server(accept, *listen)
         ready.set()
         await over.wait()
-        server.close()  # what is still on its way is cancelled when this returns
+        server.close()  # asyncio.run cancels the open connections
 
     thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
     thread.start()
@@ -67,6 +66,7 @@ def relay(
 async def _pass(
     source: asyncio.StreamReader, sink: asyncio.StreamWriter, one_way_s: float, tap: bytearray
 ) -> None:
+    """Pass on what comes from ``source`` to ``sink`` after the delay, with a copy in ``tap``."""
     clock = asyncio.get_running_loop().time
     held: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(HELD)
 

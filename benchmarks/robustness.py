@@ -1,4 +1,4 @@
-"""Measures what one bad site of three does to the others, with and without the screening.
+"""Measures how far one bad site of three harms the others, with and without screening.
 
 The script runs the demo on its phantom in simulation, once for every row of the table. The app is
 a temporary copy whose ClientApp is :mod:`benchmarks.attacks`: the shipped app, with one site's
@@ -13,7 +13,6 @@ lower than in a clean run with the same seed and without screening. A row whose 
 import argparse
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,13 +21,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from benchmarks.shared import parser, publish
+from benchmarks.federation import flower_config
+from benchmarks.shared import copy_app, parser, publish
 from common.options import Value
+from server_app.run_dir import RunDir
 
-ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("common", "strategies", "client_app", "server_app", "configs", "benchmarks")
 SITES = ("GE", "Philips", "Siemens")
-"""Of the phantom, in the order of the partitions; GE is the smallest, Siemens the largest."""
+"""Sites of the phantom, in the order of the partitions; GE is the smallest, Siemens the largest."""
 AGREE: dict[str, Value] = {"min-agreement": 0.0}
 BOUND: dict[str, Value] = {"norm-bound": 3.0}
 CHECK: dict[str, Value] = {"rating-check": 3.0}
@@ -48,7 +47,7 @@ PAIRS: list[tuple[str, dict[str, Value], str]] = [
     ("Dice always 0", CHECK, "GE"),
     ("Dice at random", CHECK, "GE"),
 ]
-"""Attack, what is turned on against it, and the bad site."""
+"""Each attack, the screening keys set against it, and the bad site."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +61,13 @@ class Row:
 
     @property
     def key(self) -> str:
-        """Name the run's folder."""
+        """The name of the run's folder."""
         on = " ".join(f"{key}={value}" for key, value in self.options.items())
         return f"{self.attack} {self.site} {on} {self.seed}".replace(" ", "_")
 
 
 def rows(seeds: list[int]) -> list[Row]:
-    """Return all runs, the most informative first."""
+    """Return all runs; first seed 0, then a few rows for each other seed."""
     made = [Row("", "", {}), Row("", "", EVERYTHING)]
     for attack, against, site in PAIRS:
         pair = [Row(attack, site, {}), Row(attack, site, against)]
@@ -80,18 +79,13 @@ def rows(seeds: list[int]) -> list[Row]:
     return made
 
 
-def copy_app(folder: Path) -> Path:
+def bad_app(folder: Path) -> Path:
     """Return a copy of the app whose sites are those of :mod:`benchmarks.attacks`."""
-    app = folder / "app"
-    for package in PACKAGES:
-        ignore = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(ROOT / package, app / package, ignore=ignore)
-    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    shipped = 'clientapp = "client_app.app:app"'
+    project = copy_app(folder / "app", "benchmarks") / "pyproject.toml"
+    text, shipped = project.read_text("utf-8"), 'clientapp = "client_app.app:app"'
     assert shipped in text
-    bad = text.replace(shipped, 'clientapp = "benchmarks.attacks:app"')
-    (app / "pyproject.toml").write_text(bad, encoding="utf-8")
-    return app
+    project.write_text(text.replace(shipped, 'clientapp = "benchmarks.attacks:app"'), "utf-8")
+    return project.parent
 
 
 def simulate(app: Path, row: Row, args: argparse.Namespace) -> dict[str, Any]:
@@ -105,12 +99,11 @@ def simulate(app: Path, row: Row, args: argparse.Namespace) -> dict[str, Any]:
         "threads": 1,
         **row.options,
     }
-    typed = " ".join(f"{key}={json.dumps(value)}" for key, value in keys.items())
     resources = json.dumps({"client_resources": {"num_cpus": 1}})
     command = [
         str(Path(sys.executable).with_name("flower-simulation")),
         *("--app", str(app), "--num-supernodes", str(len(SITES))),
-        *("--run-config", typed, "--backend-config", resources),
+        *("--run-config", flower_config(keys), "--backend-config", resources),
     ]
     if not (run_dir / "summary.json").is_file():
         partition = str(SITES.index(row.site)) if row.site else ""
@@ -124,11 +117,11 @@ def simulate(app: Path, row: Row, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def read(run_dir: Path) -> dict[str, Any]:
-    """Return the test Dice by site, and what the screening did."""
+    """Return the test Dice by site, and what the screening did in every round."""
     summary = run_dir / "summary.json"
-    history = run_dir / "history.jsonl"
     sites = json.loads(summary.read_text("utf-8"))["sites"] if summary.is_file() else {}
-    lines = [json.loads(text) for text in history.read_text("utf-8").splitlines()]
+    lines = RunDir(run_dir).read_history()
+    kept = ("norm_ratio", "agreement", "unrated", "penalty")
     return {
         "rounds": lines[-1]["round"],
         "dice": {site: found["test"]["dice"]["mean"] for site, found in sites.items()},
@@ -136,9 +129,7 @@ def read(run_dir: Path) -> dict[str, Any]:
             {
                 "refused": [r["site"] for r in line["refused"]],
                 "sites": {
-                    site: {
-                        k: entry.get(k) for k in ("norm_ratio", "agreement", "unrated", "penalty")
-                    }
+                    site: {key: entry.get(key) for key in kept}
                     for site, entry in line["sites"].items()
                 },
             }
@@ -147,19 +138,16 @@ def read(run_dir: Path) -> dict[str, Any]:
     }
 
 
-def mean_of_others(found: dict[str, Any], site: str) -> float | None:
-    """Return the mean test Dice of all sites but one; None where the run did not end."""
-    others = [dice for name, dice in found["dice"].items() if name != site]
-    return fmean(others) if others else None
+def mean_of_others(found: dict[str, Any], site: str) -> float:
+    """Return the mean test Dice of all sites but one, of a run that ended."""
+    return fmean(dice for name, dice in found["dice"].items() if name != site)
 
 
 def described(row: Row, found: dict[str, Any], clean: dict[str, Any]) -> list[str]:
-    """Return a row of the table."""
+    """Return a row of the table: the run, the harm to the others, how often screening acted."""
     harm = "run stopped"
-    others = mean_of_others(found, row.site)
-    if others is not None:
-        reference = mean_of_others(clean, row.site)
-        assert reference is not None
+    if found["dice"]:
+        others, reference = mean_of_others(found, row.site), mean_of_others(clean, row.site)
         harm = f"{others - reference:+.3f}"
     scaled = left_out = unrated = 0
     bound = float(row.options.get("norm-bound", 0)) or float("inf")
@@ -184,7 +172,7 @@ def main() -> None:
     chosen = [r for r in rows(args.seeds) if not (r.attack and args.only) or r.attack in args.only]
     result = []
     with tempfile.TemporaryDirectory() as folder:
-        app = copy_app(Path(folder))
+        app = bad_app(Path(folder))
         for row in chosen:
             result.append((row, simulate(app, row, args)))
             print(row.key, flush=True)

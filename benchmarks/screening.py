@@ -1,4 +1,4 @@
-"""Measures the screening's computing time and memory on the server, and the following merge's.
+"""Measures what screening, and the merge after it, costs the server in time and memory.
 
 The adapters are random and fit the given network. One site in ten sends values a hundred times too
 large, so that the merge includes adapters that were scaled back and have a higher rank.
@@ -8,14 +8,19 @@ large, so that the merge includes adapters that were scaled back and have a high
 """
 
 import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
 
-from benchmarks.merging import _peak_resident, _resident, make_adapters
-from benchmarks.shared import PAPER, parser, publish
+from benchmarks.merging import make_adapters
+from benchmarks.shared import PAPER, parser, peak, publish, reset_peak
 from common.adapter import Adapter, Factors
 from common.config import ScreeningConfig
 from common.text import mib
 from strategies.merging import merge
 from strategies.screening import screen
+
+T = TypeVar("T")
 
 RULES = {
     "norm-bound": ScreeningConfig(norm_bound=3.0),
@@ -29,6 +34,13 @@ def enlarged(adapter: Adapter) -> Adapter:
     return Adapter(layers, adapter.scale)
 
 
+def cost(work: Callable[[], T]) -> tuple[T, dict[str, float]]:
+    """Do some work; return its result, its CPU seconds and the bytes it added to peak memory."""
+    before, started = reset_peak(), time.process_time()
+    done = work()
+    return done, {"cpu_s": time.process_time() - started, "extra_bytes": peak() - before}
+
+
 def main() -> None:
     """Measure and report."""
     options = parser(__doc__)
@@ -36,27 +48,20 @@ def main() -> None:
     options.add_argument("--sites", type=int, nargs="+", default=[3, 30, 300])
     options.add_argument("--ranks", type=int, nargs="+", default=[16, 32, 32])
     args = options.parse_args()
-    rows = []
+    rows: list[dict[str, Any]] = []
     for sites in args.sites:
         adapters = make_adapters(args.features, args.ranks, sites + 1)
         _, start = adapters.popitem()
         adapters |= {name: enlarged(adapters[name]) for name in list(adapters)[::10]}
         merged = dict(adapters)
-        for rule, method in RULES.items():
-            before, started = _resident(), time.process_time()
-            found = screen(adapters, start, method)
-            row = {"sites": sites, "what": rule, "cpu_s": time.process_time() - started}
-            rows.append({**row, "extra_bytes": _peak_resident() - before})
+        for rule, config in RULES.items():
+            found, row = cost(partial(screen, adapters, start, config))
+            rows.append({"sites": sites, "what": rule, **row})
             merged |= found.adapters
         for what, content in (("merge", adapters), ("merge of bounded", merged)):
-            before, started = _resident(), time.process_time()
-            merge(content, dict.fromkeys(content, 1 / sites), "svd")
-            row = {"sites": sites, "what": what, "cpu_s": time.process_time() - started}
-            rows.append({**row, "extra_bytes": _peak_resident() - before})
-    table = [
-        [str(r["sites"]), str(r["what"]), f"{r['cpu_s']:.3f}", mib(float(str(r["extra_bytes"])))]
-        for r in rows
-    ]
+            _, row = cost(partial(merge, content, dict.fromkeys(content, 1 / sites), "svd"))
+            rows.append({"sites": sites, "what": what, **row})
+    table = [[str(r["sites"]), r["what"], f"{r['cpu_s']:.3f}", mib(r["extra_bytes"])] for r in rows]
     columns = ("sites", "what", "cpu_s", "memory at peak")
     title = f"Screening, ranks {'/'.join(map(str, args.ranks))} in turn"
     publish(title, columns, table, {"ranks": args.ranks, "rows": rows}, args.json)

@@ -35,7 +35,7 @@ WAYS = ("lora", "full", "peft")
 
 
 def make_model(way: str, features: tuple[int, ...], rank: int) -> nn.Module:
-    """Return the network of a way; only what it trains requires a gradient."""
+    """Return the network for a way; only the parameters that it trains require a gradient."""
     model: nn.Module = build_unet(features)
     if way == "lora":
         shapes = lora.layer_shapes(model)
@@ -43,9 +43,8 @@ def make_model(way: str, features: tuple[int, ...], rank: int) -> nn.Module:
     elif way == "peft":
         targets = sorted(lora.target_layers(model))
         model.requires_grad_(False)
-        model = inject_adapter_in_model(
-            LoraConfig(r=rank, lora_alpha=rank, target_modules=targets), model
-        )
+        config = LoraConfig(r=rank, lora_alpha=rank, target_modules=targets)
+        model = inject_adapter_in_model(config, model)
     return model
 
 
@@ -64,7 +63,7 @@ def _finish(device: torch.device) -> None:
 
 
 def measure(args: argparse.Namespace) -> dict[str, list[float]]:
-    """Return seconds per image of every step, by way."""
+    """Return the seconds per image of every counted step, by way."""
     features = ModelConfig(features=args.features).channels()
     settings = TrainConfig(device=args.device, batch_size=args.batch, image_size=args.size)
     generator = torch.Generator().manual_seed(0)

@@ -1,4 +1,4 @@
-"""Measures the bytes that cross a site's network interface, against the payload that we report.
+"""Measures the bytes that cross a site's network interface against the payload that a run reports.
 
 The script makes a real run over gRPC on this machine: a SuperLink and three SuperNodes in
 processes of their own, the measured one in a network namespace behind a veth pair. It reads the
@@ -23,11 +23,9 @@ The script needs root (or CAP_NET_ADMIN and CAP_SYS_ADMIN) and ``ip``. It uses t
 """
 
 import argparse
-import json
-import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -36,109 +34,124 @@ from typing import Any
 import torch
 
 from benchmarks.federation import start_run, start_superlink, start_supernode
-from benchmarks.namespaces import WIRE, Counters, NotPermittedError, namespace
+from benchmarks.namespaces import WIRE, Counters, Link, NotPermittedError, namespace
 from benchmarks.processes import Processes, clean_up_when_told_to_end, processes
-from benchmarks.shared import PAPER, parser, publish
+from benchmarks.shared import PAPER, copy_app, parser, publish
 from cardiac.phantom import write_mnms2
 from common.config import ModelConfig
 from common.model import build_unet, save_base
+from common.options import Value
 from common.text import mib
+from server_app.run_dir import RunDir
 
-ROOT = Path(__file__).resolve().parents[1]
 VENDORS = {
     "GE": "GE MEDICAL SYSTEMS",
     "Philips": "Philips Medical Systems",
     "Siemens": "SIEMENS",
 }
 RANKS = {"GE": 16, "Philips": 32, "Siemens": 32}
-APP = ("common", "strategies", "client_app", "server_app", "cli", "configs")
-POLL_S = 0.05
+POLL_S = 0.02
 CLAIM = 0.03
+"""Highest excess of the stream over the payload, as a part of the payload."""
 
 
-def prepare(folder: Path, features: str, patients: int) -> dict[str, Path]:
-    """Make the phantoms, a random base and a copy of the app; return their folders."""
-    data = folder / "data"
+def prepare(
+    folder: Path, features: str, rounds: int, patients: int = 3
+) -> tuple[Path, Path, dict[str, Value]]:
+    """Make phantoms, a random base and a copy of the app in a folder.
+
+    Returns
+    -------
+    data
+        Folder of the phantoms, with ``patients`` patients of every site.
+    app
+        The copy of the app.
+    config
+        A run configuration with one round more than ``rounds``: the final test follows the last
+        round, so that one is not measured.
+    """
+    data, base = folder / "data", folder / "base.safetensors"
     write_mnms2(data, patients=dict.fromkeys(VENDORS.values(), patients))
     torch.manual_seed(0)
-    base = folder / "base.safetensors"
     save_base(build_unet(ModelConfig(features=features).channels()), base)
-    app = folder / "rate-my-lora"
-    app.mkdir()
-    for name in ("pyproject.toml", "README.md"):
-        shutil.copy(ROOT / name, app / name)
-    for name in APP:
-        shutil.copytree(ROOT / name, app / name, ignore=shutil.ignore_patterns("__pycache__"))
-    return {"data": data / "mnms2", "base": base, "app": app, "run": folder / "run"}
-
-
-def watch(running: Processes, run_dir: Path, rounds: int, timeout_s: float) -> list[Counters]:
-    """Return the counters at the end of round 0, 1, …, ``rounds``, and at the end of the run.
-
-    Raises
-    ------
-    RuntimeError
-        The run or another process ended early, or nothing more came within ``timeout_s``.
-    """
-    history = run_dir / "history.jsonl"
-    seen: list[Counters] = []
-    deadline = time.monotonic() + timeout_s
-    while True:
-        lines = history.read_bytes().count(b"\n") if history.is_file() else 0
-        if lines > len(seen):
-            counters = WIRE.counters()
-            if lines > len(seen) + 1:
-                raise RuntimeError("two rounds ended between two looks at the history")
-            seen.append(counters)
-            print(f"round {lines - 1} of {rounds} done", file=sys.stderr, flush=True)
-        dead = running.dead()
-        if dead == ["run"] and len(seen) == rounds + 1:
-            return [*seen, WIRE.counters()]
-        if dead:
-            raise RuntimeError(f"{', '.join(dead)} ended after {len(seen)} line(s) of history")
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"no end within {timeout_s:g} s, {len(seen)} line(s) of history")
-        time.sleep(POLL_S)
-
-
-def run_federation(args: argparse.Namespace, folder: Path) -> tuple[list[Counters], list[Any]]:
-    """Run a federation; return the counters of :func:`watch` and the lines of the history."""
-    paths = prepare(folder, args.features, args.patients)
-    config: dict[str, bool | int | float | str] = {
-        "features": args.features,
-        "rank": max(RANKS.values()),
-        "ranks": ",".join(f"{site}={rank}" for site, rank in RANKS.items()),
+    config: dict[str, Value] = {
+        "features": features,
         "image-size": 32,
         "spacing-mm": 8.0,
         "augment": False,
         "device": "cpu",
         "threads": 1,
-        "rounds": args.rounds + 1,  # the final test follows the last one, which is not measured
+        "rounds": rounds + 1,
         "sites": len(RANKS),
         "min-sites": len(RANKS),
-        "round-timeout-s": 600,
-        "base-model": str(paths["base"]),
-        "run-dir": str(paths["run"]),
+        "base-model": str(base),
+        "run-dir": str(folder / "run"),
         "cache-dir": str(folder / "cache"),
     }
-    with ExitStack() as stack:
-        stack.enter_context(namespace(frames=not args.large_packets))
-        running = stack.enter_context(processes(folder))
+    return data / "mnms2", copy_app(folder / "rate-my-lora"), config
+
+
+def follow(
+    running: Processes,
+    config: Mapping[str, Value],
+    timeout_s: float,
+    link: Link = WIRE,
+    look: Callable[[], None] = lambda: None,
+) -> tuple[list[Counters], list[dict[str, Any]]]:
+    """Follow a run to its end; call ``look`` each time the history is looked at.
+
+    Returns
+    -------
+    counters
+        Counters of the link at the end of round 0, 1, …, of the last round, and of the run.
+    history
+        Lines of the run's history.
+
+    Raises
+    ------
+    RuntimeError
+        The run or another process ended early, or the run did not end within ``timeout_s``.
+    """
+    folder, rounds = RunDir(Path(str(config["run-dir"]))), int(config["rounds"])
+    seen: list[Counters] = []
+    deadline = time.monotonic() + timeout_s
+    try:
+        while True:
+            look()
+            dead = running.dead()
+            lines = folder.history.read_bytes().count(b"\n") if folder.history.is_file() else 0
+            if lines > len(seen):
+                seen.append(link.counters())
+                print(f"round {lines - 1} of {rounds} done", file=sys.stderr, flush=True)
+            if lines > len(seen):
+                raise RuntimeError("two rounds ended between two looks at the history")
+            if dead == ["run"] and lines > rounds:
+                return [*seen, link.counters()], folder.read_history()
+            if dead:
+                raise RuntimeError(f"{', '.join(dead)} ended after {lines} line(s) of history")
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"no end within {timeout_s:g} s, {lines} line(s) of history")
+            time.sleep(POLL_S)
+    except RuntimeError:
+        for name in running.running:
+            tail = running.log(name).splitlines()[-15:]
+            print(f"--- {name}", *tail, sep="\n", file=sys.stderr)
+        raise
+
+
+def run_federation(args: argparse.Namespace, folder: Path) -> tuple[list[Counters], list[Any]]:
+    """Run a federation; return what :func:`follow` returns."""
+    data, app, config = prepare(folder, args.features, args.rounds, args.patients)
+    ranks = ",".join(f"{site}={rank}" for site, rank in RANKS.items())
+    config |= {"rank": max(RANKS.values()), "ranks": ranks, "round-timeout-s": 600}
+    with namespace(frames=not args.large_packets), processes(folder) as running:
         fleet, control, _ = start_superlink(running, WIRE.host)
         for site in RANKS:
-            node = {"site": site, "data-dir": str(paths["data"]), "base-model": str(paths["base"])}
+            node = {"site": site, "data-dir": str(data), "base-model": str(config["base-model"])}
             measured = WIRE.name if site == args.site else ""
             start_supernode(running, f"{WIRE.host}:{fleet}", node, namespace=measured)
-        start_run(running, control, paths["app"], config)
-        try:
-            counters = watch(running, paths["run"], args.rounds + 1, args.timeout)
-        except RuntimeError:
-            for log in sorted(folder.glob("*.log")):
-                tail = log.read_text("utf-8", "replace").splitlines()[-15:]
-                print(f"--- {log.name}", *tail, sep="\n", file=sys.stderr)
-            raise
-    text = (paths["run"] / "history.jsonl").read_text("utf-8")
-    history = [json.loads(line) for line in text.splitlines()]
+        start_run(running, control, app, config)
+        counters, history = follow(running, config, args.timeout)
     if refused := [one for line in history for one in line["refused"]]:
         raise RuntimeError(f"not all sites took part in every round: {refused[0]}")
     return counters, history
@@ -177,15 +190,17 @@ def _row(name: str, up: int, down: int, crossed: Counters) -> dict[str, Any]:
 def main() -> None:
     """Measure and report."""
     options = parser(__doc__)
-    options.add_argument("--site", default="GE", choices=sorted(RANKS), help="who is measured")
+    options.add_argument("--site", default="GE", choices=sorted(RANKS), help="site to measure")
     options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--features", default=PAPER, help="channels of the U-Net")
-    options.add_argument("--patients", type=int, default=3, help="of each site")
+    options.add_argument("--patients", type=int, default=3, help="patients of each site")
     options.add_argument(
-        "--large-packets", action="store_true", help="let the kernel pass 64 KiB as one packet"
+        "--large-packets",
+        action="store_true",
+        help="let packets have up to 64 KiB",
     )
     options.add_argument("--timeout", type=float, default=1800, help="seconds for the whole run")
-    options.add_argument("--keep", type=Path, metavar="DIR", help="keep logs and run here (new)")
+    options.add_argument("--keep", type=Path, metavar="DIR", help="new folder for logs and run")
     args = options.parse_args()
 
     clean_up_when_told_to_end()

@@ -14,9 +14,9 @@ from common.files import write_text
 
 def audit(
     log: Annotated[Path, typer.Argument(help="Audit log of the site.")],
-    json_out: Annotated[Path | None, typer.Option("--json", help="Where to write it.")] = None,
+    json_out: Annotated[Path | None, typer.Option("--json", help="JSON file for the sums.")] = None,
 ) -> None:
-    """Sum up what came to this site and what left it; status 1 when the guard stopped a reply."""
+    """Sum up what came to this site and what left it; status 1 if the guard stopped a reply."""
     summary = summarise(read_audit(log))
     if json_out is not None:
         write_text(json_out, json.dumps(to_json(summary), indent=2) + "\n")

@@ -12,13 +12,14 @@ from common.console import console
 def authority(
     out: Annotated[Path, typer.Argument(help="Folder for ca.pem, ca.key, server.pem, server.key.")],
     host: Annotated[
-        list[str], typer.Option("--host", help="Name or address that sites connect to; repeat it.")
+        list[str],
+        typer.Option("--host", help="Name or address that sites use; may be repeated."),
     ],
     days: Annotated[
         int, typer.Option(min=1, max=AUTHORITY_DAYS, help="Validity of the server's certificate.")
     ] = 365,
 ) -> None:
-    """Make a certificate authority and the SuperLink's certificate, or renew the latter."""
+    """Make a certificate authority and the SuperLink's certificate, or only renew the latter."""
     until = make_authority(out, host, days)
     console.print(f"{out / 'ca.pem'}: for every site (root-certificates)")
     console.print(f"{out / 'server.pem'}, server.key: for the SuperLink, valid until {until}")

@@ -23,7 +23,7 @@ from common.progress import progress
 from common.writable import check_file, check_folder
 
 MOST_ROWS = 8
-"""Of one code; a fault of the export is in every case."""
+"""Rows for one code at most, as a fault of the export is in every case."""
 STYLES = {"error": "bold red", "warning": "yellow", "info": "cyan"}
 
 
@@ -31,23 +31,25 @@ def check(
     data: Annotated[Path, typer.Argument(metavar="DIR", help=LAYOUTS)],
     affine_axes: Annotated[
         Literal["LPS", "RAS"],
-        typer.Option(help="What the affines hold, unless dataset.toml says it."),
+        typer.Option(help="Convention of the affines, unless dataset.toml says it."),
     ] = "LPS",
     split_by: Annotated[
         str | None,
         typer.Option(help="Column whose values are the sites.", show_default="VENDOR or site"),
     ] = None,
-    split_seed: Annotated[int, typer.Option(min=0, help="The run's split-seed.")] = 0,
+    split_seed: Annotated[int, typer.Option(min=0, help="The same as the run's split-seed.")] = 0,
     json_out: Annotated[
-        Path | None, typer.Option("--json", help="Where to write all findings.")
+        Path | None, typer.Option("--json", help="JSON file for all findings.")
     ] = None,
     sheets: Annotated[
         Path | None,
-        typer.Option(help="Folder for contact sheets: every case with its outlines, as PNG."),
+        typer.Option(help="Folder for contact sheets: PNGs of every case with its outlines."),
     ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Status 1 on warnings.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Status 1 if there are warnings.")
+    ] = False,
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Processes.", show_default="number of cores")
+        int | None, typer.Option(min=1, help="Processes at a time.", show_default="number of cores")
     ] = None,
 ) -> None:
     """Look for faults in a site's data; status 2 with errors, 0 without."""
@@ -75,37 +77,28 @@ def check(
         pages = write_sheets(inspection.sites, inspection.findings, sheets)
         console.print(f"{len(pages)} contact sheet(s) in {sheets}")
     console.print(conclusion(inspection))
-    raise typer.Exit(status(inspection, strict=strict))
-
-
-def status(inspection: Inspection, *, strict: bool) -> int:
-    """Return the command's exit status: 2 with errors, 1 with warnings that count, or 0."""
     counts = inspection.counts()
-    if counts["error"]:
-        return 2
-    return 1 if strict and counts["warning"] else 0
+    raise typer.Exit(2 if counts["error"] else int(strict and counts["warning"] > 0))
 
 
 def conclusion(inspection: Inspection) -> str:
-    """Return the last line."""
+    """Return the last line: the folder, its patients and cases, and the number of findings."""
     cases = inspection.reports
     patients = len({report.case.patient for report in cases})
+    folder = f"{inspection.data_dir} ({inspection.layout})"
     said = told(inspection.findings) or "nothing found"
-    return (
-        f"{inspection.data_dir} ({inspection.layout}): {patients} patients, {len(cases)} cases: "
-        f"{said}"
-    )
+    return f"{folder}: {patients} patients, {len(cases)} cases: {said}"
 
 
 def plain_table(title: str) -> Table:
-    """Return an empty table that leaves most of the width to its content."""
+    """Return an empty table with little space around its cells."""
     return Table(
         title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True
     )
 
 
 def findings_table(findings: Sequence[Fault]) -> Table:
-    """Return findings as a table for people, the worst first and of each code only some."""
+    """Return findings, sorted by code, as a table with at most ``MOST_ROWS`` rows for each code."""
     table = plain_table("Findings")
     for name in ("", "code", "case"):
         table.add_column(name, no_wrap=True)
@@ -123,7 +116,7 @@ def findings_table(findings: Sequence[Fault]) -> Table:
 
 
 def scanners_table(rows: Sequence[ScannerRow]) -> Table:
-    """Return what there is of every scanner as a table for people."""
+    """Return a table with one row for each site and scanner."""
     table = plain_table("Scanners")
     for name in ("site", "scanner"):
         table.add_column(name, min_width=9, overflow="fold")

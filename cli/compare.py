@@ -1,4 +1,4 @@
-"""``rate-my-lora compare``: methods × seeds × settings, run, evaluated and put side by side."""
+"""``rate-my-lora compare``: runs methods × seeds × settings and puts the results side by side."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,23 +13,23 @@ from results.compare.run_plan import run_plan
 from results.compare.write_results import write_results
 
 STOPPED = 130
-"""Status after Ctrl-C, as shells have it."""
+"""Exit status after Ctrl-C, as in shells."""
 
 
 def compare(
     file: Annotated[Path, typer.Argument(help="TOML file: seeds, methods, rows, settings, keys.")],
     out: Annotated[Path, typer.Option(help="Folder for the runs and the results.")],
-    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time; they share the cores.")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, which share the cores.")] = 1,
     only: Annotated[
-        str, typer.Option(help="Run only what has this text in 'SETTING, ROW, seed N'.")
+        str, typer.Option(help="Only runs with this text in their name, 'SETTING, ROW, seed N'.")
     ] = "",
     report_only: Annotated[
-        bool, typer.Option("--report-only", help="Run nothing; write results of what is there.")
+        bool, typer.Option("--report-only", help="Only write the results of the runs so far.")
     ] = False,
 ) -> None:
-    """Run and evaluate methods under the same conditions; goes on where it was stopped.
+    """Run and evaluate methods under the same conditions, or go on where this was stopped.
 
-    Status 1 when a run failed or is missing.
+    Ends with status 1 if a run failed or is missing.
     """
     plan = read_plan(file)
     check_folder(out)

@@ -1,4 +1,4 @@
-"""``rate-my-lora evaluate``: scores of a base model, with or without an adapter, on a folder."""
+"""``rate-my-lora evaluate``: Dice and HD95 of a model on a folder of cases."""
 
 import json
 from collections.abc import Mapping
@@ -27,9 +27,9 @@ def evaluate(
         str | None,
         typer.Option(help="Column whose values are the sites.", show_default="VENDOR or site"),
     ] = None,
-    cases: Annotated[CaseChoice, typer.Option(help="Which patients of every site.")] = "all",
+    cases: Annotated[CaseChoice, typer.Option(help="Patients of every site to score.")] = "all",
     config: ConfigFile = None,
-    json_out: Annotated[Path | None, typer.Option("--json", help="Where to write scores.")] = None,
+    json_out: Annotated[Path | None, typer.Option("--json", help="JSON file for scores.")] = None,
 ) -> None:
     """Score a base model, with or without an adapter, on every case of a folder."""
     settings = load_config(config)
@@ -44,7 +44,7 @@ def evaluate(
 
 
 def scores_table(scores: Mapping[str, Any]) -> Table:
-    """Return scores as a table for people."""
+    """Return a table of Dice and HD95: a row for each site, and one for the mean over cases."""
     table = Table(title="Dice (HD95 in mm)")
     columns = (*STRUCTURES, "mean")
     for name in ("site", "cases", *columns):

@@ -1,4 +1,4 @@
-"""``rate-my-lora export``: a result in the forms that other tools take, with its model card."""
+"""``rate-my-lora export``: a model in the formats of other tools, with a model card."""
 
 from pathlib import Path
 from typing import Annotated
@@ -21,7 +21,7 @@ def export(
     adapter: AdapterFile = None,
     run: Annotated[
         Path | None,
-        typer.Option(help="Folder of a run: its adapter, configuration and figures."),
+        typer.Option(help="Folder of a run that gives adapter, configuration and figures."),
     ] = None,
     config: ConfigFile = None,
     formats: Annotated[
@@ -29,12 +29,10 @@ def export(
         typer.Option("--format", help="safetensors, onnx, bundle, peft or all; may be repeated."),
     ] = None,
 ) -> None:
-    """Write a base, with its adapter folded in, for other tools, and a model card."""
+    """Write a base model, with an adapter folded in if given, for other tools, and a model card."""
     chosen = chosen_formats(formats or [ALL], has_adapter=adapter is not None or run is not None)
     if "onnx" in chosen:
         check_packages()
     check_new(out)
-    source = read_model(base, adapter, run, config)
-    files = write_all(source, chosen, out)
-    for path in files:
+    for path in write_all(read_model(base, adapter, run, config), chosen, out):
         console.print(str(path))

@@ -1,4 +1,4 @@
-"""``rate-my-lora``: the commands that a person types."""
+"""The console command ``rate-my-lora``, which consists of the commands in this package."""
 
 import sys
 
@@ -21,10 +21,7 @@ from cli.superlink import superlink
 from cli.watch import watch
 from common.errors import UserError
 
-app = typer.Typer(
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
 COMMANDS = (
     check, pretrain, phantom, evaluate, predict, export, report, compare, watch, join, audit,
@@ -41,7 +38,7 @@ def commands() -> None:
 
 
 def main() -> None:
-    """Run a command; a person's mistake ends in one line and status 2."""
+    """Run a command; a ``UserError`` becomes one line on stderr and status 2."""
     try:
         app()
     except UserError as error:

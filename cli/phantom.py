@@ -1,4 +1,4 @@
-"""``rate-my-lora phantom``: synthetic hearts as files."""
+"""``rate-my-lora phantom``: writes synthetic hearts."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,16 +11,17 @@ from common.progress import progress
 
 
 def phantom(
-    out: Annotated[Path, typer.Argument(help="Folder to write; acdc/ and mnms2/ come into it.")],
-    seed: Annotated[int, typer.Option(min=0, help="Seeds every patient.")] = 0,
+    out: Annotated[Path, typer.Argument(help="Folder to write acdc/ and mnms2/ into.")],
+    seed: Annotated[int, typer.Option(min=0, help="Seed of all patients.")] = 0,
     heterogeneity: Annotated[
-        float, typer.Option(min=0.0, help="How far the vendors' looks lie apart; 0: all alike.")
+        float, typer.Option(min=0.0, help="How much vendors differ in appearance; 0: not at all.")
     ] = 1.0,
     pathology_at: Annotated[
-        str, typer.Option(help="Vendor whose patients, and no others, have a dilated RV.")
+        str, typer.Option(help="The one vendor whose patients have a dilated RV.")
     ] = "",
     patients: Annotated[
-        int | None, typer.Option(min=1, help="Of every vendor; otherwise 8 of GE and 16 of two.")
+        int | None,
+        typer.Option(min=1, help="Patients of each vendor.", show_default="GE 8, others 16"),
     ] = None,
 ) -> None:
     """Write synthetic hearts as NIfTI in the ACDC and the M&Ms-2 layout."""

@@ -1,4 +1,4 @@
-"""``rate-my-lora predict``: labels, volumes and function of a hospital's own images."""
+"""``rate-my-lora predict``: segments a hospital's own images and measures volumes and function."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,7 +33,7 @@ def predict(
         list[Path], typer.Argument(metavar="IN...", help="NIfTI files, or folders of them.")
     ],
     base: BaseFile,
-    out: Annotated[Path, typer.Option(help="Folder to write; what is there is overwritten.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; replaces files of the same name.")],
     adapter: AdapterFile = None,
     config: ConfigFile = None,
     labels: Annotated[
@@ -43,14 +43,14 @@ def predict(
         bool, typer.Option("--largest-component", help="Keep only each structure's largest part.")
     ] = False,
     any_spacing: Annotated[
-        bool, typer.Option("--any-spacing", help="Take spacings that look wrong as they are.")
+        bool, typer.Option("--any-spacing", help="Accept spacings that look wrong.")
     ] = False,
-    pictures: Annotated[bool, typer.Option(help="Draw outlines on slices.")] = True,
+    pictures: Annotated[bool, typer.Option(help="Draw the outlines on the slices, as PNG.")] = True,
 ) -> None:
     """Segment short-axis frames and cines; measure volumes and ejection fraction.
 
-    IN is a NIfTI file (.nii or .nii.gz) of three axes, or four where the last is time, or a
-    folder in which such files are searched.
+    IN is a NIfTI file (.nii or .nii.gz) of three axes, or of four where the last is time, or a
+    folder of such files.
     """
     settings = load_config(config)
     model = load_model(base, adapter, settings)

@@ -1,4 +1,4 @@
-"""``rate-my-lora pretrain``: the base model."""
+"""``rate-my-lora pretrain``: trains the base model."""
 
 from pathlib import Path
 from typing import Annotated
@@ -17,7 +17,7 @@ def pretrain(
     out: Annotated[Path, typer.Option(help="Base file to write.")],
     config: ConfigFile = None,
 ) -> None:
-    """Train the base model on one data folder; goes on where it was stopped."""
+    """Train the base model on one data folder, or go on where this was stopped."""
     settings = load_config(config)
     with progress(console) as report:
         sha256, scores = pretraining.pretrain(data, out, settings, report)

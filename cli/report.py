@@ -1,4 +1,4 @@
-"""``rate-my-lora report``: a run as one HTML page."""
+"""``rate-my-lora report``: writes runs as one HTML page."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,22 +16,24 @@ from results.run_reader import RunFiles, read_run, without_paths
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of runs; several are compared.")],
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs; the page compares several.")],
     out: Annotated[
-        Path | None, typer.Option(help="Page to write.", show_default="report.html in the first")
+        Path | None,
+        typer.Option(help="Page to write.", show_default="report.html in the first"),
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(help="Folder of the sites' cases.", show_default="the run's, where it is"),
+        typer.Option(help="Folder of the sites' cases.", show_default="the run's, if there"),
     ] = None,
     base: Annotated[
-        Path | None, typer.Option(help="Base file.", show_default="the run's, where it is")
+        Path | None,
+        typer.Option(help="File of the base model.", show_default="the run's, if there"),
     ] = None,
     no_data: Annotated[
-        bool, typer.Option("--no-data", help="Leave out what needs the images, and folders' names.")
+        bool, typer.Option("--no-data", help="Leave out what needs images, and names of folders.")
     ] = False,
 ) -> None:
-    """Write a run, finished or not, as one HTML page that needs nothing else."""
+    """Write runs, finished or not, as one HTML page that needs no other file."""
     if no_data and (data or base):
         raise UserError("--no-data: found together with --data or --base, expected one of the two")
     reports = [
@@ -46,7 +48,7 @@ def report(
 
 
 def _with_patients(run: RunFiles, data: Path | None, base: Path | None) -> RunReport:
-    """Add what the images tell; where they are not at hand, say so and go on without."""
+    """Return a run with scores of single patients, or, with a line that says so, without them."""
     inputs = find_inputs(run, data, base)
     if isinstance(inputs, str):
         if data is not None:

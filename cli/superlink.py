@@ -1,4 +1,4 @@
-"""``rate-my-lora superlink``: the coordinator's SuperLink."""
+"""``rate-my-lora superlink``: starts the coordinator's SuperLink."""
 
 import sys
 from collections.abc import Callable
@@ -14,9 +14,9 @@ from flwr.supercore import sql_mixin
 def superlink(context: typer.Context) -> None:
     """Start Flower's SuperLink; the options are those of flower-superlink.
 
-    Start it so, not as flower-superlink, wherever it has a database: Flower 1.26 opens that with
-    the first request, and where two come at once, as when hospitals come back after a restart,
-    both can fail. If one is of the process that starts runs, that ends, and no run ever starts.
+    Use this in place of flower-superlink wherever it has a database. Flower 1.26 opens the database
+    with the first request. If two requests come at once, as when hospitals return after a restart,
+    both can fail; if one of them is from the process that starts runs, no run ever starts.
     """
     migrate = one_at_a_time(sql_mixin.run_migrations)  # type: ignore[attr-defined]
     sql_mixin.run_migrations = migrate  # type: ignore[attr-defined]
@@ -25,7 +25,7 @@ def superlink(context: typer.Context) -> None:
 
 
 def one_at_a_time(migrate: Callable[..., None]) -> Callable[..., None]:
-    """Let threads wait for one another; Alembic keeps what it is working on in a global."""
+    """Return ``migrate`` behind a lock, as Alembic keeps its state in a global."""
     lock = Lock()
 
     @wraps(migrate)

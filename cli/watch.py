@@ -1,4 +1,4 @@
-"""``rate-my-lora watch``: a run as it goes on, from the files it leaves."""
+"""``rate-my-lora watch``: shows a run as it goes on, from the files that it writes."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,10 +11,10 @@ from results.watch import follow, look
 
 def watch(
     run_dir: Annotated[Path, typer.Argument(help="Folder of the run.")] = Path("runs/latest"),
-    every: Annotated[float, typer.Option(min=0.1, help="Seconds between looks.")] = 1.0,
-    once: Annotated[bool, typer.Option("--once", help="Look once and leave.")] = False,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between updates.")] = 1.0,
+    once: Annotated[bool, typer.Option("--once", help="Show the run once, then end.")] = False,
 ) -> None:
-    """Show a run as it goes on; ends with it, with status 1 if it failed."""
+    """Show a run until it ends; status 1 if it failed."""
     try:
         snapshot = look(run_dir, console) if once else follow(run_dir, console, every)
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""Flower's way into a site: messages in, messages out, nothing else."""
+"""The ClientApp of a site: one entry point for each request of the server."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,10 +25,10 @@ Handler = Callable[[Site, Request], RecordDict]
 
 
 def _answer(message: Message, context: Context, handler: Handler) -> Message:
-    """Run a handler; what goes wrong is logged here, and the server is told that it did.
+    """Return what the handler answers; an error is logged and answered with a ``Failure``.
 
-    Error texts name files and patients. They leave the process only in a simulation, where the
-    server's user is the site's as well.
+    Error texts name files and patients. Over a network the server gets a fixed sentence in their
+    place; in a simulation it gets the text, as the server and the site have the same user.
     """
     simulated = "partition-id" in context.node_config
     try:
@@ -38,12 +38,10 @@ def _answer(message: Message, context: Context, handler: Handler) -> Message:
         settings = SiteSettings.from_node(context.node_config)
         settings.check(request.kind, request.config, request.site_rank)
         content = handler(open_site(settings, settings.applied(request.config)), request)
-    except (LimitError, NotHeldError) as error:
-        log(ERROR, "%s", error)
-        content = Failure(str(error)).to_record()
     except UserError as error:
         log(ERROR, "%s", error)
-        content = Failure(str(error) if simulated else CANNOT).to_record()
+        may_leave = simulated or isinstance(error, LimitError | NotHeldError)
+        content = Failure(str(error) if may_leave else CANNOT).to_record()
     except Exception as error:
         log(ERROR, "unexpected error", exc_info=error)
         reason = f"{UNEXPECTED} ({type(error).__name__})" if simulated else UNEXPECTED
@@ -53,13 +51,13 @@ def _answer(message: Message, context: Context, handler: Handler) -> Message:
 
 @app.query("describe")
 def describe(message: Message, context: Context) -> Message:
-    """Say which site this is, how many cases it has and which base file."""
+    """Report the site's name, its numbers of cases and the SHA-256 of its base file."""
     return _answer(message, context, lambda site, _: site.describe().to_record())
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    """Train what came, keep what the next round needs and send back what the method sends."""
+    """Train the received parameters, keep what the next round needs, and return the update."""
 
     def handler(site: Site, request: Request) -> RecordDict:
         memory = site.memory(request.run_id)
@@ -73,7 +71,7 @@ def train(message: Message, context: Context) -> Message:
 
 @app.evaluate()
 def validate(message: Message, context: Context) -> Message:
-    """Report P, the mean Dice on the validation patients, of what came or of the base alone."""
+    """Report P, the mean Dice on the validation patients, of the received parameters."""
 
     def handler(site: Site, request: Request) -> RecordDict:
         state = assemble(request, site.memory(request.run_id))
@@ -87,29 +85,24 @@ def validate(message: Message, context: Context) -> Message:
 
 @app.evaluate("test")
 def test(message: Message, context: Context) -> Message:
-    """Report the scores of the base and of what came on the test patients."""
+    """Report the scores of the base and of the received parameters on the test patients."""
 
     def handler(site: Site, request: Request) -> RecordDict:
         state = assemble(request, site.memory(request.run_id))
         base = site.score(State(), "test", hd95=True)
         merged = site.score(state, "test", hd95=True)
-        if site.settings.simulated and isinstance(state.parameters, Adapter):
-            _leave(request, site.name, state.parameters)
+        config, adapter = request.config, state.parameters
+        if site.settings.simulated and config.method.personal and isinstance(adapter, Adapter):
+            path = config.path(config.run_dir) / "personal" / site_file(site.name)
+            save_adapter(adapter, path, {"site": site.name})
         scores = {**_flat("base", base), **_flat("test", merged)}
         return messages.TestScores(merged.cases, scores).to_record()
 
     return _answer(message, context, handler)
 
 
-def _leave(request: Request, site: str, adapter: Adapter) -> None:
-    """Leave the adapter of one site alone in a simulation's run folder, beside the others."""
-    if request.config.method.personal:
-        folder = request.config.path(request.config.run_dir) / "personal"
-        save_adapter(adapter, folder / site_file(site), {"site": site})
-
-
 def _flat(prefix: str, scores: Scores) -> dict[str, float]:
-    """Name scores ``test.dice.LV`` and so on."""
+    """Return scores under flat names such as ``test.dice.LV``."""
     return {
         f"{prefix}.{metric}.{structure}": value
         for metric, values in scores.summary().items()

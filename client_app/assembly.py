@@ -1,4 +1,4 @@
-"""From a request and what the site holds to the network's state, and what the site keeps of it."""
+"""Puts a request and what the site holds together to a network's state, and keeps parts of it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,29 +19,21 @@ from common.weights import Parameters, Weights
 
 
 class NotHeldError(UserError):
-    """The site does not hold what the request builds on; the text has no file and may leave."""
+    """The site does not hold what the request builds on; the text names no file and may leave."""
 
 
 @dataclass(frozen=True)
 class State:
-    """What the network is to compute with, beside its base.
-
-    Attributes
-    ----------
-    parameters
-        The adapter or the weights in use; None for the base alone.
-    folded
-        Dense changes of the base by layer, if any.
-    folds
-        How many merges they are.
-    others
-        More adapters to rate, in the order of the request.
-    """
+    """What the network computes with besides its base."""
 
     parameters: Parameters | None = None
+    """The adapter or the weights in use; None for the base alone."""
     folded: Mapping[str, Tensor] | None = None
+    """What is folded into the base, (c_out, c_in·k·k) by layer; None where nothing is."""
     folds: int = 0
+    """Number of merges in ``folded``."""
     others: tuple[Adapter, ...] = ()
+    """More adapters to rate, in the order of the request."""
 
 
 @lru_cache(maxsize=4)
@@ -58,13 +50,15 @@ def assemble(request: Request, memory: Memory) -> State:
     NotHeldError
         The request builds on what this site does not hold.
     UserError
-        What came cannot be used.
+        The arrays of the request cannot be used.
     """
     try:
         if request.config.method.trains == "weights":
             return State(_weights(request))
         folded, folds = _folded(request, memory)
-        state = State(_adapter(request, memory), folded, folds, _others(request))
+        adapter = _adapter(request, memory)
+        others = tuple(_whole(request, record) for record in request.others)
+        state = State(adapter, folded, folds, others)
     except ValueError as error:
         raise UserError(f"the server's adapter cannot be used: {error}") from None
     if isinstance(request, Train) and state.parameters is None:
@@ -75,16 +69,7 @@ def assemble(request: Request, memory: Memory) -> State:
 def keep(request: Request, memory: Memory, state: State, trained: Parameters) -> None:
     """Keep what the next round builds on and the server does not send again.
 
-    Parameters
-    ----------
-    request
-        That of the training.
-    memory
-        Where this site keeps what belongs to the run.
-    state
-        What the training began with.
-    trained
-        What it gave.
+    ``state`` is what training began with, ``trained`` what it ended with.
     """
     if state.folded is not None:
         memory.save(FOLDED, state.folds, state.folded)
@@ -117,7 +102,7 @@ def _adapter(request: Request, memory: Memory) -> Adapter | None:
     if request.site_rank == 0:
         return None
     shapes = layer_shapes(config)
-    if method.merge == "fold":  # every round begins with a new one, which is nobody's secret
+    if method.merge == "fold":  # every round begins with a new adapter, drawn from the run's seed
         if not isinstance(request, Train):
             return None
         drawn = lora.drawn_adapter(config, shapes, request.run_rank, request.server_round)
@@ -134,10 +119,6 @@ def _adapter(request: Request, memory: Memory) -> Adapter | None:
         elif request.held:
             raise NotHeldError(f"{NOT_HELD}its factors of round {request.held}")
     return records.record_to_whole(request.adapter, sent, rest, shapes)
-
-
-def _others(request: Request) -> tuple[Adapter, ...]:
-    return tuple(_whole(request, record) for record in request.others)
 
 
 def _whole(request: Request, record: ArrayRecord, rank: int | None = None) -> Adapter:

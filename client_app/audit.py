@@ -1,4 +1,4 @@
-"""The site's own log of every message that comes in and goes out."""
+"""The audit log: a line for every message that comes to a site or is about to leave it."""
 
 import hashlib
 import json
@@ -23,11 +23,12 @@ PASSED = "passed"
 
 @dataclass(frozen=True)
 class RequestId:
-    """Which request a message belongs to: the run, the round and what is asked for."""
+    """Which request a message is, or answers."""
 
     run: int
     server_round: int
     kind: str
+    """Flower's message type, such as ``train`` or ``query.describe``."""
 
 
 def describe(content: RecordDict) -> dict[str, Any]:
@@ -37,8 +38,8 @@ def describe(content: RecordDict) -> dict[str, Any]:
     -------
     dict
         ``arrays``: name, shape, dtype, bytes and SHA-256 of each tensor; ``metrics``,
-        ``config``: names and values; ``payload_bytes``: of the tensors; ``message_bytes``: of all
-        objects as Flower sends them; ``sha256``: of the whole content.
+        ``config``: names and values; ``payload_bytes``: bytes of the tensors; ``message_bytes``:
+        bytes of all objects as Flower sends them; ``sha256``: Flower's hash of the content.
     """
     arrays, payload = [], 0
     for key, record in sorted(content.array_records.items()):
@@ -56,7 +57,7 @@ def describe(content: RecordDict) -> dict[str, Any]:
 
 
 def _arrays(record: ArrayRecord) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the facts of every tensor; of every array as it came where they cannot be read."""
+    """Yield name and facts of every tensor, or of every array where the tensors cannot be read."""
     try:
         for name, tensor in records.record_to_tensors(record).items():
             data = tensor.flatten().view(torch.uint8).numpy().tobytes()
@@ -72,30 +73,20 @@ def _facts(shape: Sequence[int], dtype: str, data: bytes) -> dict[str, Any]:
 
 
 class AuditLog:
-    """Appends a line for every message; each is on the disk before the message goes on.
-
-    Parameters
-    ----------
-    path
-        JSON lines; only ever appended to.
-    """
+    """Appends a JSON line to the file ``path`` for every message, before the message goes on."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def write(self, request: RequestId, direction: str, verdict: str, message: Message) -> None:
-        """Add a message.
+        """Add a message that came in or is about to leave; return when the line is on the disk.
 
         Parameters
         ----------
-        request
-            The request that the message is, or answers.
         direction
             ``in`` or ``out``.
         verdict
-            ``passed``, or why it was refused.
-        message
-            What came or was about to leave.
+            ``passed``, or why the message was refused.
 
         Raises
         ------
@@ -130,7 +121,7 @@ def read_audit(path: Path) -> Iterator[Mapping[str, Any]]:
     Raises
     ------
     UserError
-        The file is missing or a line is not one of ours.
+        The file cannot be read, or a line is not one that :class:`AuditLog` writes.
     """
     try:
         with path.open(encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""What came to a site and what left it, added up from the site's own log."""
+"""What came to a site and what left it, added up from the site's audit log."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,47 +12,31 @@ from client_app.audit import OUT, PASSED
 
 @dataclass
 class Traffic:
-    """The messages of one kind and direction.
-
-    Attributes
-    ----------
-    messages, payload_bytes, message_bytes
-        Of those that went through.
-    arrays
-        How many arrays they had.
-    names
-        Of the metrics and texts in them.
-    refused
-        How many were stopped.
-    """
+    """The messages of one run, kind and direction."""
 
     messages: int = 0
+    """How many went through; bytes, arrays and names are those of these messages."""
     payload_bytes: int = 0
     message_bytes: int = 0
     arrays: int = 0
     names: set[str] = field(default_factory=set)
+    """Names of the numbers and texts that left with them."""
     refused: int = 0
+    """How many the guard stopped."""
 
 
 @dataclass
 class Summary:
-    """A whole log.
-
-    Attributes
-    ----------
-    traffic
-        By (run, kind, direction).
-    refusals
-        The lines of messages that were stopped.
-    first, last
-        Time of the first and the last message; empty where there is none.
-    """
+    """An audit log, added up."""
 
     traffic: dict[tuple[str, str, str], Traffic] = field(
         default_factory=lambda: defaultdict(Traffic)
     )
+    """Traffic by (run, kind, direction)."""
     refusals: list[Mapping[str, Any]] = field(default_factory=list)
+    """The lines of messages that the guard stopped."""
     first: str = ""
+    """Time of the first message; empty where there is none. ``last`` likewise."""
     last: str = ""
 
 
@@ -79,19 +63,17 @@ def summarise(lines: Iterable[Mapping[str, Any]]) -> Summary:
 
 
 def to_json(summary: Summary) -> dict[str, Any]:
-    """Return the summary for other programs."""
+    """Return the summary as what JSON can hold."""
     return {
         "first": summary.first,
         "last": summary.last,
         "traffic": [
             {
-                "run": run,
-                "kind": kind,
-                "direction": direction,
+                **dict(zip(("run", "kind", "direction"), key, strict=True)),
                 **asdict(t),
                 "names": sorted(t.names),
             }
-            for (run, kind, direction), t in sorted(summary.traffic.items())
+            for key, t in sorted(summary.traffic.items())
         ],
         "refusals": [
             {key: line[key] for key in ("time", "run", "round", "kind", "verdict")}
@@ -101,7 +83,7 @@ def to_json(summary: Summary) -> dict[str, Any]:
 
 
 def tables(summary: Summary) -> Iterator[Table]:
-    """Yield a table a run, for people."""
+    """Yield one table for each run, to be printed."""
     for run in sorted({run for run, _, _ in summary.traffic}):
         view = Table(title=f"run {run}", title_justify="left")
         for name in ("request", "direction"):
@@ -118,9 +100,9 @@ def tables(summary: Summary) -> Iterator[Table]:
 
 
 def beside_adapters(summary: Summary) -> dict[str, list[str]]:
-    """Return the names of the numbers and texts that left, by request.
+    """Return the names of the numbers and texts that left, by kind of request.
 
-    Scores of one kind become one name (``test.dice.*``).
+    Scores of one metric share one name, such as ``test.dice.*``.
     """
     names: dict[str, set[str]] = defaultdict(set)
     for (_, kind, direction), t in summary.traffic.items():

@@ -1,4 +1,4 @@
-"""How a site reaches its coordinator, and the file that says it."""
+"""A site's TOML file: its settings, and how it connects to its coordinator."""
 
 import json
 import sys
@@ -11,28 +11,28 @@ from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 
 from client_app.settings import SiteSettings
 from common.errors import UserError
-from common.options import Check, Value, option, parse, read_toml, to_flat
+from common.options import Check, option, parse, read_toml, to_flat
 
 
 @dataclass(frozen=True)
 class Connection:
-    """The keys of a site's file that are about the network; the others are its node config."""
+    """The keys of a site's file that say how it connects; :class:`SiteSettings` has the others."""
 
     superlink: str = ""
-    """``host:port`` of the coordinator's SuperLink, the one connection that is made outward."""
+    """``host:port`` of the coordinator's SuperLink, the only address that the site connects to."""
     root_certificates: str = ""
-    """Certificate authority that the SuperLink's certificate is checked against."""
+    """File of the certificate authority that must have signed the SuperLink's certificate."""
     private_key: str = ""
-    """The site's own key; its public half is registered at the SuperLink."""
+    """File of the site's private key, whose public half is registered at the SuperLink."""
     insecure: bool = False
-    """Whether to go without TLS and key: for trying out on one machine only."""
+    """Whether to connect without TLS and key, for trials on one machine only."""
     local_port: int = option(9094, low=1, high=65535)
     """Port on the loopback interface between the SuperNode and the app."""
     health: str = ""
     """``host:port`` of the SuperNode's gRPC health service; empty for none."""
 
     def checks(self) -> list[Check]:
-        """Return what must hold between keys, with the key to blame."""
+        """Return the checks of addresses, and of the files that TLS needs."""
         needed = "a file, or insecure = true"
         excluded = "none, as it and insecure = true exclude each other"
         return [
@@ -45,22 +45,22 @@ class Connection:
         ]
 
     def files(self) -> dict[str, str]:
-        """Return the paths of files by their keys."""
+        """Return the paths of the files that TLS needs, by key."""
         return {"root-certificates": self.root_certificates, "private-key": self.private_key}
 
     def check_files(self, source: Path) -> None:
-        """Check that the files are there.
+        """Check that the files of :meth:`files` are there.
 
         Raises
         ------
         UserError
-            One is not, or holds no key.
+            A file is missing, or ``private-key`` holds no key; ``source`` is the site's file.
         """
         for key, value in self.files().items():
             if value and not Path(value).expanduser().is_file():
                 raise UserError(f"{source}: {key}: {value}: no such file")
-        if self.private_key:
-            _check_key(Path(self.private_key).expanduser(), source)
+        if self.private_key and not _holds_key(path := Path(self.private_key).expanduser()):
+            raise UserError(f"{source}: private-key: {path} holds none of 'rate-my-lora site-key'")
 
     def command(self, site: SiteSettings) -> list[str]:
         """Return the command of the SuperNode, with the site's settings as node configuration."""
@@ -75,44 +75,42 @@ class Connection:
         if self.health:
             words += ["--health-server-address", self.health]
         defaults = to_flat(SiteSettings())
-        pairs = (f"{k}={_toml(v)}" for k, v in to_flat(site).items() if v != defaults[k])
-        return [*words, "--node-config", " ".join(pairs)]
+        pairs = {key: value for key, value in to_flat(site).items() if value != defaults[key]}
+        texts = (f"{k}={json.dumps(v, ensure_ascii=False)}" for k, v in pairs.items())
+        return [*words, "--node-config", " ".join(texts)]
 
     @property
     def local_address(self) -> str:
-        """Where the SuperNode and the app meet."""
+        """``host:port`` at which the SuperNode listens for the app, on this machine only."""
         return f"127.0.0.1:{self.local_port}"
 
 
 @dataclass(frozen=True)
 class SiteFile:
-    """The keys of a site's file."""
+    """All keys of a site's file."""
 
     connection: Connection
     site: SiteSettings
 
     def checks(self) -> list[Check]:
-        """Return what must hold, with the key to blame."""
+        """Return the checks that the site names its data and its base model."""
         places = {"data-dir": self.site.data_dir, "base-model": self.site.base_model}
-        return [
-            (key, value or None, bool(value), "where this site's is")
-            for key, value in places.items()
-        ]
+        return [(key, at or None, bool(at), "this site's path") for key, at in places.items()]
 
 
 def read_site(path: Path) -> tuple[Connection, SiteSettings]:
-    """Read a site's file and look for the files that its connection needs.
+    """Read a site's file and check that the files that its connection needs are there.
 
     Raises
     ------
     UserError
-        The file cannot be read, a key is unknown or missing, a value is wrong, or it names a file
-        that is not there.
+        The file cannot be read, a key is unknown or missing, a value is wrong, or a file that it
+        names is missing.
     """
     flat = read_toml(path)
     for key in ("partition-id", "num-partitions"):
         if key in flat:
-            raise UserError(f"{path}: {key}: is of simulations, expected a site of its own")
+            raise UserError(f"{path}: {key}: belongs to simulations, expected no such key")
     for key, value in flat.items():
         if isinstance(value, str) and '"' in value:
             raise UserError(f"{path}: {key}: found a double quote, which Flower cannot pass on")
@@ -126,14 +124,9 @@ def _is_address(value: str) -> bool:
     return bool(host) and "/" not in host and port.isdecimal()
 
 
-def _check_key(path: Path, source: Path) -> None:
+def _holds_key(path: Path) -> bool:
     try:
         key: object = load_ssh_private_key(path.read_bytes(), None)
     except (OSError, ValueError, TypeError, UnsupportedAlgorithm):
-        key = None
-    if not isinstance(key, EllipticCurvePrivateKey):
-        raise UserError(f"{source}: private-key: {path} holds none of 'rate-my-lora site-key'")
-
-
-def _toml(value: Value) -> str:
-    return json.dumps(value, ensure_ascii=False)
+        return False
+    return isinstance(key, EllipticCurvePrivateKey)

@@ -1,4 +1,4 @@
-"""What the demo runs on when it is given neither data nor a base: made once, then kept."""
+"""The phantom and the base model of a run that names no data or no base; made once, then kept."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ from cardiac.pretraining import pretrain
 from common.config import RunConfig
 
 PHANTOM_VERSION = 3
-"""Part of the names of what is kept; raise it when the phantom looks different."""
+"""Part of the names of the kept files; raise it when the phantom changes."""
 REPORT_EVERY_S = 15.0
 
 
@@ -30,7 +30,7 @@ class Provided:
 def provide(config: RunConfig, *, need_base: bool) -> Provided:
     """Make the phantom and a base pretrained on its source scanner, unless they are there.
 
-    Sites of a simulation share the folder: the first one works, the others wait for it.
+    Sites of a simulation share the folder: the first one makes both, the others wait for it.
     """
     cache = config.path(config.data.cache_dir)
     cache.mkdir(parents=True, exist_ok=True)
@@ -47,7 +47,7 @@ def provide(config: RunConfig, *, need_base: bool) -> Provided:
 
 
 def _key(config: RunConfig) -> str:
-    """Name a base by what it depends on."""
+    """Return a name for a base that changes with whatever the base depends on."""
     train, data = config.train, config.data
     content = [
         PHANTOM_VERSION,
@@ -59,7 +59,7 @@ def _key(config: RunConfig) -> str:
 
 
 class _LogProgress:
-    """Logs how far the pretraining is, now and then."""
+    """Logs how far the pretraining is, every ``REPORT_EVERY_S``."""
 
     def __init__(self) -> None:
         self.last = time.monotonic()

@@ -1,10 +1,10 @@
-"""The egress guard: the last that every reply passes, and nothing but what is listed does.
+"""The egress guard: checks every reply before it leaves the site, and logs every message.
 
 It wraps the whole ClientApp as a Flower mod. What a reply may hold follows from the request alone:
-the factors of an adapter of the network and rank that were asked for, the numbers that
-:mod:`common.messages` lists, and one of its few fixed sentences when something went wrong. Anything
-else is stopped at the site and leaves as "refused". Every message is in the site's audit log before
-it goes on.
+the tensors of an adapter, or of all weights, that the request asks for, the numbers that
+:mod:`common.messages` lists, or one of its few fixed sentences when something went wrong. In place
+of any other reply the server gets the sentence that the guard refused it. Every message is in the
+site's audit log before it goes on.
 """
 
 from collections.abc import Mapping
@@ -35,7 +35,7 @@ from common.weights import Weights
 
 
 def guard(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-    """Let a request through to the app and its reply out, both logged; a Flower client mod."""
+    """Pass a request to the app and its checked reply on, and log both; a Flower client mod."""
     try:
         settings = SiteSettings.from_node(context.node_config)
         request = _request_id(message, context)
@@ -51,10 +51,10 @@ def guard(message: Message, context: Context, call_next: ClientAppCallable) -> M
             log(ERROR, "egress guard: %s reply refused: %s", request.kind, error)
         if audit is not None:
             audit.write(request, OUT, verdict, reply)
-        return (
-            reply if verdict == PASSED else Message(Failure(REFUSED).to_record(), reply_to=message)
-        )
-    except UserError as error:  # of the site's settings or its log
+        if verdict == PASSED:
+            return reply
+        return Message(Failure(REFUSED).to_record(), reply_to=message)
+    except UserError as error:  # the site's settings are wrong, or its log cannot be written
         log(ERROR, "%s", error)
         reason = str(error) if "partition-id" in context.node_config else CANNOT
         return Message(Failure(reason).to_record(), reply_to=message)
@@ -64,21 +64,14 @@ def guard(message: Message, context: Context, call_next: ClientAppCallable) -> M
 
 
 def check_reply(message: Message, reply: Message, *, any_sentence: bool = False) -> None:
-    """Check that a reply holds what its request calls for and nothing else.
+    """Check that a reply holds what the request ``message`` asks for and nothing else.
 
-    Parameters
-    ----------
-    message
-        The request.
-    reply
-        What is about to leave.
-    any_sentence
-        Whether error texts may name files, as in a simulation.
+    With ``any_sentence`` an error text may name files, as in a simulation.
 
     Raises
     ------
     ReplyError
-        Something is not on the list.
+        The reply holds something else, or lacks something.
     """
     if reply.has_error():
         raise ReplyError("an error text of Flower's own")
@@ -102,7 +95,7 @@ def check_reply(message: Message, reply: Message, *, any_sentence: bool = False)
 
 
 def expected_tensors(request: Request) -> Mapping[str, tuple[int, ...]]:
-    """Return name and shape of every tensor that a training request asks for."""
+    """Return name and shape of every tensor that the reply to a training request must hold."""
     method = request.config.method
     if method.trains == "weights":
         return weight_shapes(skeleton(request.config.model.channels()))
@@ -115,7 +108,7 @@ def expected_tensors(request: Request) -> Mapping[str, tuple[int, ...]]:
 
 
 def _read_exactly(arrays: ArrayRecord | None, expected: Mapping[str, tuple[int, ...]]) -> Weights:
-    """Return the tensors of a reply where they are the expected ones and its bytes nothing else."""
+    """Return a reply's tensors, or raise ``ReplyError`` unless it holds just the expected ones."""
     if not expected and arrays is None:
         return Weights()
     if arrays is None:
@@ -134,10 +127,6 @@ def _read_exactly(arrays: ArrayRecord | None, expected: Mapping[str, tuple[int, 
 
 
 def _request_id(message: Message, context: Context) -> RequestId:
-    order = message.content.config_records.get(messages.CONFIG, ConfigRecord())
-    server_round = order.get("server-round", 0)
-    return RequestId(
-        context.run_id,
-        server_round if isinstance(server_round, int) else 0,
-        message.metadata.message_type,
-    )
+    found = message.content.config_records.get(messages.CONFIG, ConfigRecord()).get("server-round")
+    server_round = found if isinstance(found, int) else 0
+    return RequestId(context.run_id, server_round, message.metadata.message_type)

@@ -1,7 +1,7 @@
-"""What a site keeps of a run between rounds, for methods in which not everything is sent.
+"""What a site keeps of a run between rounds, for methods that do not send everything.
 
-It stays at the site, in its cache folder, so that a SuperNode that starts again goes on where it
-was. Every run has a folder of its own, as several may be alive at a time.
+The site keeps it in its cache folder, so that a SuperNode that is started again goes on where it
+ended. Every run has a folder of its own, as several may go on at a time.
 """
 
 import hashlib
@@ -19,29 +19,23 @@ from common.config import RunConfig
 from common.tensor_files import write_tensors
 
 OWN = "own"
-"""The site's adapter after its training of a round."""
+"""Kind: the site's adapter after its training; the number is the round."""
 FOLDED = "folded"
-"""What is folded into its base after so many merges, dense."""
+"""Kind: what is folded into the base, dense; the number is that of the merges in it."""
 KEPT = 2
-"""How many of a kind are kept: a run that is resumed may repeat its last round."""
+"""How many numbers of a kind are kept: a run that is resumed may repeat its last round."""
 FORGOTTEN_S = 30 * 24 * 3600.0
-"""A run's folder that was not written to for so long goes when another run begins."""
+"""Age at which a run's folder is removed when another run begins."""
 
 
 class Memory:
-    """Tensors by kind and number, on disk.
-
-    Parameters
-    ----------
-    folder
-        Where this site keeps what belongs to this run; see :func:`memory_folder`.
-    """
+    """Tensors by kind and number, in the files of a folder; see :func:`memory_folder`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def save(self, kind: str, number: int, tensors: Mapping[str, Tensor]) -> None:
-        """Keep tensors, and the ``KEPT`` latest of the kind."""
+        """Write tensors to disk; of their kind only the ``KEPT`` highest numbers stay."""
         if not self.folder.is_dir():
             self._prune()
         write_tensors(self._path(kind, number), tensors)
@@ -49,14 +43,14 @@ class Memory:
             path.unlink()
 
     def load(self, kind: str, number: int) -> dict[str, Tensor] | None:
-        """Return what was saved under a number; None where it is missing or broken."""
+        """Return the tensors of a kind and number; None where they are missing or broken."""
         try:
             return load_file(self._path(kind, number))
         except (OSError, SafetensorError):
             return None
 
     def latest(self, kind: str, first: int, last: int) -> dict[str, Tensor] | None:
-        """Return what was saved last under a number from ``first`` to ``last``, if anything."""
+        """Return the tensors of the highest number in [``first``, ``last``], if there are any."""
         for path in sorted(self.folder.glob(f"{kind}-*.safetensors"), reverse=True):
             number = int(path.stem.rpartition("-")[2])
             if first <= number <= last and (found := self.load(kind, number)) is not None:
@@ -75,16 +69,6 @@ class Memory:
 
 
 def memory_folder(config: RunConfig, run_id: str, site: str) -> Path:
-    """Return where a site keeps what belongs to a run.
-
-    Parameters
-    ----------
-    config
-        The run's configuration with the site's own ``cache-dir`` in it.
-    run_id
-        Tells the run from every other.
-    site
-        Name of the site.
-    """
+    """Return the folder of one run and site, within the ``cache-dir`` of ``config``."""
     digest = hashlib.sha256(f"{run_id} {site}".encode()).hexdigest()[:16]
     return config.path(config.data.cache_dir) / "memory" / digest

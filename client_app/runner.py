@@ -1,11 +1,10 @@
-"""Runs the site's own, installed app for a SuperNode, in one process.
+"""Answers a SuperNode's messages with the installed version of this app, in one process.
 
-Flower's default is to run the code that the coordinator sends with every run, in a new process a
-message. A hospital reviews and installs a version instead, so with
-``flower-supernode --isolation process`` this takes Flower's place: it asks the SuperNode for work
-on the loopback interface, answers with the app of this package, and leaves the code that came with
-the run unopened. The run must be of the installed version. As the process stays, the libraries
-are loaded once and not for every message.
+By default Flower runs the code that the coordinator sends with every run, in a new process for each
+message. A hospital reviews and installs one version instead. With ``flower-supernode --isolation
+process`` the runner therefore asks the SuperNode for work on the loopback interface and answers
+with this package; it does not open the code that came with the run, and the run must be of the
+installed version. As the process stays, it loads the libraries once and not for every message.
 """
 
 import time
@@ -48,18 +47,18 @@ class Runner:
         self.run_id: int | None = None
 
     def serve(self, alive: Callable[[], bool]) -> None:
-        """Work until ``alive`` says that the SuperNode has ended."""
+        """Answer messages until ``alive`` says that the SuperNode has ended."""
         while alive():
             try:
                 if not self.step():
                     time.sleep(POLL_S)
-            except grpc.RpcError as error:  # it starts, ends or has forgotten the message
+            except grpc.RpcError as error:  # the SuperNode starts, ends or has given the message up
                 log(ERROR, "SuperNode: %s", _reason(error))
                 time.sleep(POLL_S)
         self.channel.close()
 
     def step(self) -> bool:
-        """Answer one message; False when there is none."""
+        """Answer one message; return False if there is none."""
         candidates = self.stub.ListAppsToLaunch(ListAppsToLaunchRequest()).run_ids
         if not candidates:
             return False
@@ -81,10 +80,10 @@ class Runner:
         return True
 
     def _beat(self, token: str) -> bool:
-        """Say that the message is being worked on; False to say it once more soon.
+        """Tell the SuperNode that the app works on the message; return False to try again soon.
 
-        After a machine slept for a minute its SuperNode has given the message up. Flower's own
-        heartbeat ends the process then; this one lets it go on to the next message.
+        After a machine has slept for a minute, its SuperNode has given the message up. Flower's
+        own heartbeat then ends the process; this one lets it go on to the next message.
         """
         try:
             if not self.stub.SendAppHeartbeat(SendAppHeartbeatRequest(token=token)).success:
@@ -95,7 +94,7 @@ class Runner:
 
 
 def version_error(app_id: str, version: str) -> str:
-    """Say what is wrong when a run is of another app or version than the installed one."""
+    """Return an error text if a run is of another app or version than is installed, else ""."""
     installed = metadata.version(PACKAGE)
     same = app_id.rpartition("/")[2] == PACKAGE
     if same and version == installed:
@@ -105,13 +104,13 @@ def version_error(app_id: str, version: str) -> str:
 
 
 def _refuse(reason: str) -> ClientAppCallable:
-    """Return an app that answers every message with ``reason``."""
+    """Log a reason and return an app that answers every message with it."""
     log(ERROR, "%s", reason)
     return lambda message, _: Message(Failure(reason).to_record(), reply_to=message)
 
 
 def wait_until_ready(address: str, alive: Callable[[], bool]) -> bool:
-    """Wait until something listens at an address; False when ``alive`` says there is no hope."""
+    """Wait until something listens at an address; return False if ``alive`` turns false first."""
     channel = create_channel(server_address=address, insecure=True)
     try:
         while alive():
@@ -127,7 +126,7 @@ def wait_until_ready(address: str, alive: Callable[[], bool]) -> bool:
 
 
 def _reason(error: grpc.RpcError) -> str:
-    """Return what a person needs of a gRPC error."""
+    """Return code and details of a gRPC error."""
     code = error.code() if isinstance(error, grpc.Call) else None
     details = error.details() if isinstance(error, grpc.Call) else str(error)
     return f"{code.name if code else 'error'}: {details}"

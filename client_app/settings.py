@@ -1,4 +1,4 @@
-"""What is a fact about the site and not about the run: its data, its files and its limits."""
+"""The settings of a site, which no run can change: its data, its files and its limits."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -10,47 +10,46 @@ from common.errors import UserError
 from common.options import Check, Value, option, parse
 
 REQUESTS = {messages.TRAIN: "train", messages.VALIDATE: "validate", messages.TEST: "test"}
-"""What a server may ask for, as the ``serves`` key names it."""
+"""The word in ``serves`` for each kind of request that a site may decline."""
 
 
 class LimitError(UserError):
-    """The server asks for more than the site allows; the text names numbers only and may leave."""
+    """The server asks for more than the site allows; the text names no file and may leave."""
 
 
 @dataclass(frozen=True)
 class SiteSettings:
-    """A SuperNode's own configuration. What is set here, no server can override."""
+    """A SuperNode's own configuration, which no server can override."""
 
     name: str = option("", key="site")
-    """Node key ``site``: value of the column that splits the data, as the site's name; empty in
-    simulation, where ``partition`` counts the names of the folder."""
+    """Key ``site``: the site's name, as in the column that splits the data; empty in simulation,
+    where ``partition`` counts the names in that column."""
     partition: int | None = option(None, key="partition-id", low=0, high=1_000_000)
     partitions: int | None = option(None, key="num-partitions", low=0, high=1_000_000)
-    """This node's number and how many there are, in simulation: ``partition-id`` and
-    ``num-partitions``."""
+    """Number of this node, and how many nodes there are, in simulation."""
     data_dir: str = ""
-    """Folder in ACDC or M&Ms-2 layout. A server never says where a hospital's files are: over a
-    network the run's ``data-dir``, ``base-model`` and ``cache-dir`` count for nothing."""
+    """Folder of the site's cases, in one of the layouts of ``cardiac.datasets``. Over a network the
+    run's own ``data-dir``, ``base-model`` and ``cache-dir`` count for nothing."""
     base_model: str = ""
-    """Base file."""
+    """File of the base model."""
     cache_dir: str = "runs/cache"
-    """Where prepared volumes are kept."""
+    """Folder for prepared volumes, and for what the site keeps between rounds."""
     split_by: str = ""
     """Column that tells the sites of the folder apart; empty to take the run's."""
     affine_axes: str = option("", choices=("", "LPS", "RAS"))
-    """What the affines of the site's files are; empty to take the run's."""
+    """Convention of the affines in the site's files; empty to take the run's."""
     audit_log: str = ""
     """File that every message in and out is written to; empty for ``audit-SITE.jsonl`` in
     ``cache-dir``."""
     max_rank: int = option(0, low=0, high=512)
-    """Highest rank that the site trains with; the server is told and keeps to it. 0: no limit."""
+    """Highest rank that the site trains with, which it tells the server. 0: no limit."""
     max_local_epochs: int = option(0, low=0, high=10_000)
-    """Most epochs a round that the site trains for. 0: no limit."""
+    """Most epochs that the site trains in a round. 0: no limit."""
     whole_weights: bool = option(False)
     """Whether the site trains and sends all weights of the network when a run asks for it, as plain
-    averaging does; otherwise adapters alone leave."""
+    averaging does; otherwise it sends adapters alone."""
     serves: str = "train,validate,test"
-    """What the site does when it is asked; a site that does not test keeps its test scores."""
+    """Requests that the site answers; a site without ``test`` keeps its test scores."""
 
     @classmethod
     def from_node(cls, node: Mapping[str, Value], source: str = "node config") -> "SiteSettings":
@@ -64,7 +63,7 @@ class SiteSettings:
         return parse(cls, node, source)
 
     def checks(self) -> list[Check]:
-        """Return what must hold, with the key to blame."""
+        """Return the checks of the site's name and of ``serves``."""
         requests = list(REQUESTS.values())
         wrong = sorted(self.served() - set(requests)) or [self.serves]
         return [
@@ -76,24 +75,24 @@ class SiteSettings:
 
     @property
     def simulated(self) -> bool:
-        """Whether the node is one of a simulation, on the machine of the run's own user."""
+        """Whether the node is part of a simulation, and so belongs to the run's own user."""
         return self.partition is not None
 
     def served(self) -> set[str]:
-        """Return what the site does when it is asked."""
+        """Return the words in ``serves``."""
         return {word.strip() for word in self.serves.split(",") if word.strip()}
 
     def audit_name(self) -> str:
-        """Return the name of the audit log where none is configured."""
+        """Return the audit log's file name where ``audit-log`` is not set."""
         return f"audit-{self.name.replace('/', '-')}.jsonl"
 
     def audit_path(self) -> Path:
-        """Return where the audit log is."""
+        """Return the path of the audit log."""
         log = Path(self.audit_log) if self.audit_log else Path(self.cache_dir) / self.audit_name()
         return log.expanduser()
 
     def applied(self, config: RunConfig) -> RunConfig:
-        """Return the run's configuration with the site's own facts in it."""
+        """Return the run's configuration with the site's own settings in it."""
         if self.simulated:
             return config
         data = replace(
@@ -106,12 +105,12 @@ class SiteSettings:
         return replace(config, data=data, base_model=self.base_model)
 
     def check(self, kind: str, config: RunConfig, rank: int) -> None:
-        """Hold a request against the site's limits.
+        """Check a request of Flower's message type ``kind`` against the site's limits.
 
         Raises
         ------
         LimitError
-            The site does not serve it, or it asks for too much.
+            The site does not serve the request, or the request asks for too much.
         """
         request = REQUESTS.get(kind)
         if request is not None and request not in self.served():

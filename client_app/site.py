@@ -1,4 +1,4 @@
-"""A site: its cases in their splits, its base model, and what it does when it is asked."""
+"""A site of a run: its cases, its base model, and how it trains and scores."""
 
 import time
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ from common.seeding import derive_seed
 from common.weights import Weights
 
 POOLED = "all sites"
-"""Name of the one site that holds the cases of all."""
+"""Name of the one site that holds all cases, where ``pool`` is set."""
 
 
 class Site:
@@ -36,9 +36,9 @@ class Site:
     Parameters
     ----------
     settings
-        Of the site.
+        The site's settings.
     config
-        Of the run.
+        The run's configuration, with the site's settings in it.
 
     Raises
     ------
@@ -53,7 +53,7 @@ class Site:
         base = settings.base_model or config.base_model
         if not settings.simulated and not (data and base):  # never a phantom in its place
             missing = "base-model" if data else "data-dir"
-            raise UserError(f"node config: found no {missing!r}, expected where this site's is")
+            raise UserError(f"node config: found no {missing!r}, expected this site's path")
         if not data or not base:
             phantom = demo.provide(config, need_base=not base)
             data, base = data or str(phantom.data_dir), base or str(phantom.base_model)
@@ -73,7 +73,13 @@ class Site:
         return [load_volume(dataset, index) for index in range(len(cases))]
 
     def describe(self) -> Description:
-        """Say who this is; the base file is checked against the model on the way."""
+        """Return what the site tells the server about itself.
+
+        Raises
+        ------
+        UserError
+            The base file does not fit the run's model.
+        """
         self.model()
         return Description(
             self.name,
@@ -89,7 +95,7 @@ class Site:
         return load_base(self.base_model, channels, sha256=self.config.base_sha256)
 
     def network(self, state: State) -> BasicUNet:
-        """Return the base model with what a state folds into it and puts in use."""
+        """Return the base model with a state's folded changes and its adapter or weights in it."""
         model = self.model()
         if state.folded is not None:
             lora.add_dense(model, state.folded)
@@ -101,14 +107,10 @@ class Site:
         return model
 
     def train(self, state: State, server_round: int) -> Update:
-        """Train a state's adapter, or weights, for the run's local epochs on the training slices.
+        """Train a state's adapter or weights for the run's local epochs on the training slices.
 
-        Parameters
-        ----------
-        state
-            To start from; its folded part stays as it is.
-        server_round
-            The round, which seeds order and augmentation and says which factors train.
+        What the state folds stays as it is. The round seeds the order of the slices and their
+        augmentation, and decides which factors train.
         """
         started = time.monotonic()
         model = self.network(state)
@@ -130,7 +132,7 @@ class Site:
         return Update(result, len(self.slices), loss, seconds, start_dice, own_dice)
 
     def score(self, state: State, split: Split, *, hd95: bool = False) -> Scores:
-        """Score a state on a split of the site's own patients."""
+        """Return a state's scores on a split of the site's own patients."""
         return self._score(self.network(state), split, hd95=hd95)
 
     def _score(self, model: BasicUNet, split: Split, *, hd95: bool = False) -> Scores:
@@ -138,7 +140,7 @@ class Site:
         return evaluate(model, self.volumes[split], device, hd95=hd95)
 
     def memory(self, run_id: str) -> Memory:
-        """Return what the site keeps of a run between rounds."""
+        """Return where the site keeps what it needs in a run's next round."""
         return Memory(memory_folder(self.config, run_id, self.name))
 
 
@@ -150,7 +152,7 @@ def _weights(model: BasicUNet) -> Weights:
 def _divided(
     groups: Mapping[str, list[Case]], config: RunConfig, source: str
 ) -> dict[Split, list[Case]]:
-    """Divide the cases of every group on its own, as far as the run uses them, and join them."""
+    """Split each group's cases on their own, keep those that the run uses, and join the groups."""
     data = config.data
     divided: dict[Split, list[Case]] = {split: [] for split in SPLITS}
     for name, cases in groups.items():
@@ -172,7 +174,7 @@ def _divided(
 def _own_cases(
     settings: SiteSettings, config: RunConfig, data_dir: Path
 ) -> tuple[str, Mapping[str, list[Case]]]:
-    """Return this site's name and its cases, by group, of a folder that may hold several sites'."""
+    """Return this site's name and its cases by group, from a folder that may hold several sites."""
     column = config.data.split_by
     groups = group_by_site(read_cases(data_dir, config.data.affine_axes), column, data_dir)
     found = f"{data_dir}: split by {column} it has {len(groups)} site(s): {', '.join(groups)}"
@@ -192,5 +194,5 @@ def _own_cases(
 
 @lru_cache(maxsize=4)
 def open_site(settings: SiteSettings, config: RunConfig) -> Site:
-    """Return the site, read once a process and run."""
+    """Return the site; a process reads it once for all requests of a run."""
     return Site(settings, config)

@@ -1,4 +1,7 @@
-"""``rate-my-lora join --check``: all that a site needs, tried one by one, without connecting."""
+"""``rate-my-lora join --check``: tries all that a site needs, one by one, without connecting.
+
+Each ``try_`` function returns what it found, or raises a ``UserError`` that says what is wrong.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,20 +22,20 @@ LEVELS = (
     *(f"down_{level}.convs.conv_0.conv.weight" for level in range(1, 5)),
     "upcat_1.convs.conv_0.conv.weight",
 )
-"""Tensors whose first axis is a channel count, in the order of ``features``."""
+"""Weights whose first axes are the U-Net's channel counts, in the order of ``features``."""
 NEEDED = frozenset(("base-model", "cache-dir"))
-"""Without these the data cannot be tried."""
+"""Keys that must be right before the data can be tried."""
 
 
 def check_site(settings: SiteSettings, health: str, file: Path) -> None:
-    """Print a line for everything a site needs, whether it is ok or has failed.
+    """Print for everything that a site needs whether it is ok or has failed.
 
     Parameters
     ----------
     settings
-        Of the site.
+        The site's settings.
     health
-        Address of the health service; empty for none.
+        ``host:port`` of the health service; empty for none.
     file
         The site's file, for the error.
 
@@ -65,13 +68,7 @@ def check_site(settings: SiteSettings, health: str, file: Path) -> None:
 
 
 def check_places(settings: SiteSettings, file: Path) -> None:
-    """Check, before a site connects, that it can write where it has to.
-
-    Raises
-    ------
-    UserError
-        The cache or the audit log cannot be written.
-    """
+    """Raise ``UserError`` where a site cannot write its cache or its audit log."""
     for key, attempt in {"cache-dir": try_cache, "audit-log": try_log}.items():
         try:
             attempt(settings)
@@ -80,13 +77,7 @@ def check_places(settings: SiteSettings, file: Path) -> None:
 
 
 def try_base(path: Path) -> str:
-    """Load the base file as a site does, with the channel counts that its shapes tell.
-
-    Raises
-    ------
-    UserError
-        It cannot be read, or is another file than the weights of our U-Net.
-    """
+    """Load the base file as a site does, with the channel counts that its shapes tell."""
     sha256 = file_sha256(path)
     features = read_features(path)
     load_base(path, features)
@@ -94,13 +85,7 @@ def try_base(path: Path) -> str:
 
 
 def read_features(path: Path) -> tuple[int, ...]:
-    """Return the six channel counts of a base file, from the shapes of its tensors.
-
-    Raises
-    ------
-    UserError
-        It is not safetensors, or lacks one of the layers.
-    """
+    """Return the six channel counts of a base file, from the shapes of its tensors."""
     try:
         with safe_open(path, framework="pt") as file:
             held = set(file.keys())
@@ -117,39 +102,30 @@ def read_features(path: Path) -> tuple[int, ...]:
 
 
 def try_cache(settings: SiteSettings) -> str:
-    """Try whether prepared volumes can be kept."""
+    """Check that prepared volumes can be written to the cache."""
     folder = Path(settings.cache_dir).expanduser()
     check_folder(folder / "volumes")
     return f"{folder}: can be written"
 
 
 def try_log(settings: SiteSettings) -> str:
-    """Try whether messages can be logged; nothing is added to the log."""
+    """Check that messages can be logged, without adding one to the log."""
     path = settings.audit_path()
     check_log(path)
     return f"{path}: can be appended to"
 
 
 def try_health(address: str) -> str:
-    """Try whether the health service can listen.
-
-    Raises
-    ------
-    UserError
-        Something listens there already, or the address is not this machine's.
-    """
+    """Check that the health service can listen at its address."""
     if not address:
         return "not set, so there is no health service"
     if is_port_in_use(address):
-        raise UserError(
-            f"{address}: in use, by this site if it is running already, or no address of this "
-            "machine"
-        )
+        raise UserError(f"{address}: in use, maybe by this site, or not an address of this machine")
     return f"{address}: free"
 
 
 def try_data(settings: SiteSettings) -> str:
-    """Read the site's data, which prepares it, too."""
+    """Read the site's data, which also writes its prepared volumes to the cache."""
     site = Site(settings, settings.applied(RunConfig()))
     counts = ", ".join(f"{len(cases)} {split}" for split, cases in site.cases.items())
     return f"{site.name}: {counts} cases, {len(site.slices)} training slices"

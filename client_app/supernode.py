@@ -15,11 +15,11 @@ from common.errors import UserError
 
 STOP_S = 10.0
 PAUSE_S = 10.0
-"""Before a SuperNode that ended is started again."""
+"""Pause before a SuperNode that ended is started again."""
 QUICK_S = 60.0
 TRIES = 8
-"""How many SuperNodes in a row may end within ``QUICK_S``. With the pauses they outlast the minute
-for which a SuperLink takes a site that was killed to be connected still, and refuses it."""
+"""How many SuperNodes in a row may end within ``QUICK_S``. For a minute after a site was killed, a
+SuperLink takes it for connected and refuses it; with the pauses the tries outlast that minute."""
 
 
 def take_part(connection: Connection, command: Sequence[str]) -> None:
@@ -28,20 +28,14 @@ def take_part(connection: Connection, command: Sequence[str]) -> None:
     Raises
     ------
     UserError
-        ``TRIES`` of them in a row ended at once.
+        ``TRIES`` SuperNodes in a row ended within ``QUICK_S``.
     """
     with tempfile.TemporaryDirectory(prefix="rate-my-lora-") as home:
         _stay(connection, command, home)
 
 
 def _stay(connection: Connection, command: Sequence[str], home: str) -> None:
-    """Run SuperNodes one after the other.
-
-    Raises
-    ------
-    UserError
-        ``TRIES`` of them in a row ended at once.
-    """
+    """Run SuperNodes one after the other, with ``home`` as their Flower home."""
     quick = 0
     while True:
         started = time.monotonic()
@@ -68,19 +62,15 @@ def _supernode(command: Sequence[str], home: str) -> Iterator["subprocess.Popen[
     try:
         yield process
     finally:
-        _end(process)
+        process.terminate()
+        try:
+            process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def _bound_to_us(command: Sequence[str]) -> list[str]:
-    """Let the command end when this process is killed, where util-linux is there to see to it."""
+    """Return a command that ends when this process is killed, if util-linux's setpriv is there."""
     setpriv = shutil.which("setpriv")
     return [setpriv, "--pdeathsig", "TERM", "--", *command] if setpriv else [*command]
-
-
-def _end(process: "subprocess.Popen[bytes]") -> None:
-    process.terminate()
-    try:
-        process.wait(STOP_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()

@@ -1,1 +1,1 @@
-"""The run: configuration, strategy, checkpoints and report."""
+"""One run: its configuration, strategy, checkpoints and summary."""

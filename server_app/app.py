@@ -1,4 +1,4 @@
-"""Flower's way into the run."""
+"""The ServerApp: Flower calls it once for every run."""
 
 import atexit
 import os
@@ -26,8 +26,8 @@ def main(grid: Grid, context: Context) -> None:
         log(ERROR, "%s", error)
         if not isinstance(grid, InMemoryGrid):
             raise  # Flower records the message as the run's status
-        # A simulation would print a traceback and exit with 1. Ending this thread lets it close
-        # down, and the status is set on the way out.
+        # A simulation would print a traceback and exit with status 1. SystemExit ends this thread
+        # alone, so that the simulation closes down; the status is set when the process exits.
         atexit.register(_exit_with_status_2)
         raise SystemExit(2) from None
 

@@ -1,7 +1,7 @@
-"""The state of a run as one file, replaced at once after every round.
+"""The state of a run as one file, which is replaced after every round.
 
-Where a run goes on with nothing but an adapter, which is the rule, the file is an adapter file.
-What else a method carries on stands beside it under ``KIND/…`` names.
+A checkpoint of most methods holds just an adapter, and can be read as an adapter file. What else a
+method carries on has names that begin with ``KIND/``.
 """
 
 import json
@@ -21,41 +21,38 @@ WEIGHTS, FOLD, FOLDED, PERSONAL = "weights", "fold", "folded", "personal"
 
 
 def save_checkpoint(state: RunState, path: Path) -> None:
-    """Write a state."""
-    tensors: dict[str, Tensor] = {}
-    scale = 1.0
-    match state.parameters:
-        case Weights(values):
-            tensors |= _named(WEIGHTS, values)
-        case Adapter() as adapter:
-            scale = adapter.scale
-            tensors |= adapter.tensors()
+    """Write a state to a checkpoint file."""
+    parameters = state.parameters
+    whole = isinstance(parameters, Weights)
+    tensors = parameters.tensors()
+    if whole:
+        tensors = _named(WEIGHTS, tensors)
     tensors |= _named(FOLDED, state.folded or {})
     tensors |= _named(FOLD, state.fold.tensors() if state.fold else {})
     sites = sorted(state.personal)
     for number, site in enumerate(sites):
         tensors |= _named(f"{PERSONAL}/{number}", state.personal[site].tensors())
     notes = {
-        "scale": json.dumps(scale),
+        "scale": json.dumps(1.0 if isinstance(parameters, Weights) else parameters.scale),
         "round": str(state.server_round),
         "previous": json.dumps(state.previous),
         "ranks": json.dumps(state.ranks),
         "rating": json.dumps(state.rating),
         "held": json.dumps(state.held),
         "run-id": state.run_id,
-        "trains": WEIGHTS if isinstance(state.parameters, Weights) else "adapter",
+        "trains": WEIGHTS if whole else "adapter",
         "personal": json.dumps(sites),
     }
     write_tensors(path, tensors, notes)
 
 
 def load_checkpoint(path: Path) -> RunState:
-    """Read a state.
+    """Read a state from a checkpoint file.
 
     Raises
     ------
     UserError
-        The file is broken or not a checkpoint.
+        The file is missing, broken or not a checkpoint.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -91,7 +88,7 @@ def _named(kind: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _grouped(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """Return tensors by kind, "" for those of the adapter; layers have no slash in their names."""
+    """Return tensors by kind, which is "" for the adapter; names of layers have no slash."""
     groups: dict[str, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         kind, _, name = key.rpartition("/")

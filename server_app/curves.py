@@ -1,6 +1,6 @@
-"""The curves of a run over its rounds: ``rounds.png``, and what the report shows of them.
+"""The curves of a run over its rounds, for ``rounds.png`` and for the report.
 
-A painter draws one of them into axes and names what it draws; whoever calls it places the legend.
+A ``paint_`` function draws one panel and labels its curves; its caller places the legend.
 """
 
 import warnings
@@ -16,16 +16,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from common.files import replace_file
-from server_app.history import Line, Points, penalised, series, sites_of
+from server_app.history import Line, Points, penalised, series, sites_of, total
 
 COLORS = (
     "#0b6e99", "#c8551b", "#2f855a", "#8a4f9e", "#b58900", "#c2417c", "#4a5fc1", "#6b6b6b",
 )  # fmt: skip
 BASE_COLOR = "#9aa1ab"
 DASHES = ("-", "--", "-.", ":")
-"""Line styles of curves in one panel, so that equal ones do not hide each other."""
+"""Line styles for one panel, so that curves with equal values do not hide each other."""
 UP_COLOR, DOWN_COLOR = "#3d6480", "#a9bccb"
-"""Colours of the payload from the sites and to them."""
+"""Colours of the payload from the sites and to the sites."""
 INK, FAINT = "#2b2f36", "#d9dde3"
 FONT_PX = 12.5
 DPI = 120
@@ -55,11 +55,12 @@ STYLE: dict[str, Any] = {
     "lines.markersize": 4.5,
 }
 NAME_LENGTH = 14
+"""Most letters of a site's name in a figure."""
 
 
 @contextmanager
 def styled(**more: object) -> Iterator[None]:
-    """Draw in the style of all figures; letters that matplotlib's font lacks become boxes."""
+    """Set the style of all figures; letters that matplotlib's font lacks become boxes."""
     style: dict[Any, Any] = {**STYLE, **more}
     with mpl.rc_context(style), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
@@ -67,38 +68,31 @@ def styled(**more: object) -> Iterator[None]:
 
 
 def colors_of(names: Sequence[str]) -> dict[str, str]:
-    """Return a colour for every name; after the last colour the first comes again."""
+    """Return a colour for every name; more names than colours share colours."""
     return {name: COLORS[place % len(COLORS)] for place, name in enumerate(names)}
 
 
 def label(name: str, length: int = NAME_LENGTH) -> str:
-    """Return a name that can be printed, cut to a length that fits into a figure."""
+    """Return a name in printable letters, cut to a length."""
     plain = "".join(letter if letter.isprintable() else " " for letter in name)
     return plain if len(plain) <= length else plain[: length - 1] + "…"
 
 
 def whole_rounds(axes: Axes) -> None:
-    """Let the x axis count rounds."""
+    """Label the x axis with whole rounds."""
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
     axes.set_xlabel("round")
 
 
 def plot(axes: Axes, points: Points, **style: Any) -> None:
-    """Draw points or the line through them."""
+    """Draw points, or the line through them, with matplotlib's keywords for ``Axes.plot``."""
     axes.plot([t for t, _ in points], [value for _, value in points], **style)
 
 
 def paint_validation(axes: Axes, history: Sequence[Line], colors: Mapping[str, str]) -> None:
-    """Draw the validation Dice of the equal merge, penalised rounds marked.
+    """Draw each site's validation Dice of the first merge, and mark its penalised rounds.
 
-    Parameters
-    ----------
-    axes
-        Where to draw.
-    history
-        Lines of ``history.jsonl``; line 0 is the base model's validation.
-    colors
-        The colour of every site.
+    Line 0 of the history is the base model's validation; ``colors`` has the colour of every site.
     """
     alone = damped = False
     for site, color in colors.items():
@@ -117,26 +111,25 @@ def paint_validation(axes: Axes, history: Sequence[Line], colors: Mapping[str, s
 
 
 def paint_penalties(axes: Axes, history: Sequence[Line], colors: Mapping[str, str]) -> None:
-    """Draw the sites' penalties in the re-merge as rings, and 1 − λ as a line."""
+    """Draw the sites' penalties in the re-merge as rings, and 1 − λ_t as a line."""
     damped = [(line["round"], 1 - line["lambda"]) for line in history if line["round"] > 0]
     plot(axes, damped, color="#555", ls=":", label="1 − λ")
     for place, (site, color) in enumerate(colors.items()):
-        ring = 4 + 3.2 * min(place, 3)  # sites with the same penalty are drawn as rings in rings
+        ring = 4 + 3.2 * min(place, 3)  # equal penalties become rings within rings
         penalties = series(history, site, "penalty")
         plot(axes, penalties, color=color, marker="o", ms=ring, mfc="none", ls="none", mew=1.4)
     axes.set_title("Penalty in the re-merge")
 
 
 def paint_payload(axes: Axes, history: Sequence[Line]) -> None:
-    """Draw the payload of every round, up on down."""
+    """Draw the payload of every round in MiB, as bars from the sites on bars to the sites."""
     lines = [line for line in history if line["round"] > 0]
     rounds, bottom = [line["round"] for line in lines], np.zeros(len(lines))
     for key, text, color in (
         ("bytes_down", "to the sites", DOWN_COLOR),
         ("bytes_up", "from the sites", UP_COLOR),
     ):
-        sums = [sum(entry.get(key, 0) for entry in line["sites"].values()) for line in lines]
-        mib = np.array(sums) / 2**20
+        mib = np.array([total(line, key) for line in lines]) / 2**20
         axes.bar(rounds, mib, bottom=bottom, color=color, label=text, width=0.75)
         bottom = bottom + mib
     axes.grid(visible=False, axis="x")
@@ -144,15 +137,7 @@ def paint_payload(axes: Axes, history: Sequence[Line]) -> None:
 
 
 def plot_rounds(history: Sequence[Line], path: Path) -> None:
-    """Draw the rounds so far into a PNG.
-
-    Parameters
-    ----------
-    history
-        Lines of ``history.jsonl``; line 0 is the base model's validation.
-    path
-        PNG to write.
-    """
+    """Draw the rounds so far into the PNG ``path``."""
     colors = colors_of(sites_of(history))
     with styled():
         figure = Figure(figsize=(9, 8), layout="constrained")

@@ -1,9 +1,9 @@
-"""TensorBoard event files of a run, where ``tensorboard = true`` asks for them."""
+"""TensorBoard event files of a run, written if ``tensorboard = true``."""
 
 from pathlib import Path
 
 from common.errors import UserError
-from server_app.history import Line
+from server_app.history import Line, total
 
 PER_SITE = {
     "validation": "validation Dice",
@@ -11,18 +11,18 @@ PER_SITE = {
     "penalty": "penalty",
     "loss": "loss",
 }
-"""Keys of a site's entry in the history, and the charts they go to."""
+"""Chart for each key of a site's entry in the history."""
 
 
 class EventWriter:
-    """Writes a point a round for every site.
+    """Writes one point for each round, site and chart.
 
     Parameters
     ----------
     folder
-        Where the event files go.
+        Folder of the event files.
     first_round
-        Where a resumed run goes on; later points of an earlier attempt are hidden.
+        The next round to write; TensorBoard hides points that an earlier attempt wrote from it on.
 
     Raises
     ------
@@ -41,15 +41,14 @@ class EventWriter:
         self.writer = SummaryWriter(str(folder), purge_step=first_round)
 
     def add_round(self, line: Line) -> None:
-        """Write a line of ``history.jsonl``."""
+        """Write the points of a round, from its line of ``history.jsonl``."""
         step = line["round"]
         for site, entry in line["sites"].items():
             for key, chart in PER_SITE.items():
                 if entry.get(key) is not None:
                     self.writer.add_scalar(f"{chart}/{site}", entry[key], step)
         for key in ("bytes_up", "bytes_down"):
-            total = sum(entry.get(key, 0) for entry in line["sites"].values())
-            self.writer.add_scalar(f"payload/{key}", total, step)
+            self.writer.add_scalar(f"payload/{key}", total(line, key), step)
         self.writer.add_scalar("lambda", line["lambda"], step)
         self.writer.add_scalar("refused", len(line["refused"]), step)
         self.writer.flush()

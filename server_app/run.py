@@ -21,12 +21,12 @@ from strategies.state import RoundRecord, RunState
 
 
 def run(grid: Grid, config: RunConfig) -> None:
-    """Run the federation and leave its files in ``run-dir``.
+    """Run the federation and write its files to ``run-dir``.
 
     Raises
     ------
     UserError
-        The configuration, the base file or too many sites are at fault.
+        The configuration or the base file is wrong, or too many sites failed.
     """
     config = _with_fingerprint(config)
     folder = RunDir(config.path(config.run_dir))
@@ -51,10 +51,9 @@ def run(grid: Grid, config: RunConfig) -> None:
 def _federate(
     grid: Grid, config: RunConfig, folder: RunDir, state: RunState, status: StatusFile
 ) -> None:
-    """Run the rounds that are left and the final test."""
-    events = None
-    if config.tensorboard:
-        events = EventWriter(folder.tensorboard, state.server_round + 1)
+    """Run the remaining rounds and the final test."""
+    start = state.server_round + 1
+    events = EventWriter(folder.tensorboard, start) if config.tensorboard else None
 
     def on_round(state: RunState, record: RoundRecord) -> None:
         folder.save_updates(
@@ -84,7 +83,7 @@ def _federate(
 
 
 def _with_fingerprint(config: RunConfig) -> RunConfig:
-    """Check the server's own base file, where it has one, and ask its fingerprint of all sites."""
+    """Check the server's own base file, if it has one, and require its SHA-256 of all sites."""
     if not config.base_model:
         return config
     path = config.path(config.base_model)

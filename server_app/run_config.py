@@ -1,4 +1,4 @@
-"""The run configuration of a run: defaults, a profile's file, and what the user typed."""
+"""The configuration of a run: defaults, a profile's file, a preset, and what the user typed."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +9,7 @@ from common.options import Value, read_toml
 from strategies.methods import METHODS
 
 COMPARISON = "compare-"
-"""How files for ``rate-my-lora compare`` begin, which are no profiles."""
+"""Prefix of the files for ``rate-my-lora compare``, which are not profiles."""
 PROFILES = Path(__file__).resolve().parent.parent / "configs"
 
 
@@ -19,10 +19,10 @@ def resolve_run(fused: Mapping[str, Value], typed: Mapping[str, Value]) -> RunCo
     Parameters
     ----------
     fused
-        The app's configuration in ``pyproject.toml`` with what the user typed over it.
+        The app's configuration in ``pyproject.toml``, overridden by what the user typed.
     typed
-        What the user typed alone. Flower does not tell the two apart in the context, but a
-        profile and a preset lie between them: pyproject < profile < preset < typed.
+        What the user typed alone. Flower's context holds only ``fused``, but a profile and a
+        preset come in between: pyproject < profile < preset < typed.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What a run leaves on disk, readable while it goes on, and what it resumes from."""
+"""The files of a run: what it writes after every round, and what it resumes from."""
 
 import json
 import shutil
@@ -26,12 +26,13 @@ class RunDir:
     ==================== ================================================================
     config.toml          the configuration as resolved
     status.json          where the run stands
-    history.jsonl        a line a round
+    history.jsonl        one line for each round
     checkpoint.…         the state after the last finished round
-    summary.json         base and result at every site, traffic
-    adapter.safetensors  the result, one adapter whatever was folded on the way
-    weights.safetensors  the result where all weights are trained, as a base file
-    personal/            SITE.safetensors: in a simulation, where sites end with their own
+    summary.json         test scores of base and result at every site, traffic
+    adapter.safetensors  the result: one adapter, which includes what was folded into the base
+    weights.safetensors  the result of a run that trains all weights, as a base file
+    personal/            SITE.safetensors: each site's own result, of methods that end with one;
+                         in a simulation only
     rounds.png           validation, penalties and traffic over the rounds
     updates/             round-NNN/SITE.safetensors: the adapters that the sites sent
     tensorboard/         event files
@@ -40,7 +41,7 @@ class RunDir:
     Parameters
     ----------
     path
-        The folder; made where it is missing.
+        The folder; :meth:`begin` makes it if it is missing.
     """
 
     def __init__(self, path: Path) -> None:
@@ -60,13 +61,14 @@ class RunDir:
     def begin(self, config: RunConfig, initial: RunState) -> RunState:
         """Prepare the folder and return the state to start from.
 
-        A new run clears what another left here; a resumed one goes on from its checkpoint, and
-        begins anew where there is none.
+        A new run removes the files of another run in the folder. A resumed run goes on from its
+        checkpoint, or begins anew if there is none.
 
         Raises
         ------
         UserError
-            The checkpoint belongs to a run with other settings, or the folder holds other things.
+            The folder cannot be made, the checkpoint is broken, or it belongs to a run with other
+            settings.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -82,7 +84,7 @@ class RunDir:
     def save_round(self, state: RunState, record: RoundRecord) -> None:
         """Append the round to the history, then replace the checkpoint.
 
-        A crash between the two leaves a line too many, which :meth:`begin` drops.
+        A crash between the two leaves one line too many, which :meth:`begin` removes.
         """
         with self.history.open("a", encoding="utf-8") as file:
             file.write(json.dumps(finite(record.to_json())) + "\n")
@@ -91,16 +93,9 @@ class RunDir:
     def save_updates(
         self, server_round: int, updates: Mapping[str, Parameters], *, keep: str
     ) -> None:
-        """Keep what the sites sent in a round, of this round alone or of all.
+        """Keep what each site sent in a round.
 
-        Parameters
-        ----------
-        server_round
-            The round.
-        updates
-            By site.
-        keep
-            ``none``, ``last`` or ``all``.
+        ``keep`` says which rounds stay on disk: ``none``, the ``last`` or ``all``.
         """
         if keep == "none" or not updates:
             return
@@ -109,16 +104,15 @@ class RunDir:
             notes = {"site": site, "round": str(server_round)}
             _save(update, folder / site_file(site), notes)
         if keep == "last":
-            for other in self.updates.glob("round-*"):
-                if other != folder:
-                    shutil.rmtree(other)
+            for other in set(self.updates.glob("round-*")) - {folder}:
+                shutil.rmtree(other)
 
     def updates_of(self, server_round: int) -> Path:
         """Return the folder of what the sites sent in a round."""
         return self.updates / f"round-{server_round:03d}"
 
     def save_result(self, state: RunState, scale: float, base_sha256: str) -> None:
-        """Write what the run ends with: an adapter, which holds what was folded, or weights."""
+        """Write the run's result: weights, or one adapter that includes what was folded."""
         result = state.parameters
         if isinstance(result, Adapter) and state.folded is not None:
             result = folding.as_adapter(state.folded, result, scale)
@@ -130,9 +124,9 @@ class RunDir:
         return RunConfig.from_flat(read_toml(self.config), str(self.config))
 
     def read_history(self) -> list[dict[str, Any]]:
-        """Return the rounds so far, round 0 (the base model's validation) first.
+        """Return the rounds so far; round 0, the base model's validation, comes first.
 
-        A last line without its end, cut off by a crash, is not one.
+        A last line that a crash cut off is left out.
         """
         if not self.history.is_file():
             return []
@@ -157,7 +151,7 @@ class RunDir:
         return state
 
     def _clear(self) -> None:
-        """Remove the files of an earlier run, and only those."""
+        """Remove the files of an earlier run, and no others."""
         for path in vars(self).values():
             if path in (self.updates, self.tensorboard, self.personal):
                 shutil.rmtree(path, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""``status.json``: where a run stands, for whoever watches it from outside."""
+"""``status.json``: where a run stands, for programs that watch it."""
 
 import json
 import os
@@ -17,36 +17,28 @@ RUNNING, FINISHED, FAILED, STOPPED = "running", "finished", "failed", "stopped"
 
 @dataclass(frozen=True)
 class Status:
-    """Where a run stands.
-
-    Attributes
-    ----------
-    state
-        ``running``, ``finished``, ``failed`` or ``stopped`` (by a person).
-    rounds
-        How many the run is to have.
-    round, phase
-        What is going on: ``gather``, ``rate base``, ``train``, ``validate``, ``test``.
-    started, since
-        When the run and the phase began, in seconds of Unix time.
-    host, pid
-        The server's process. One that is gone from its own host without a last word was killed.
-    error
-        Why the run failed.
-    """
+    """Where a run stands."""
 
     rounds: int = option(low=0, high=100_000)
+    """Number of rounds of the whole run."""
     state: str = option(RUNNING, choices=(RUNNING, FINISHED, FAILED, STOPPED))
+    """State of the run; a person ended a ``stopped`` one."""
     round: int = option(0, low=0, high=100_000)
+    """The round that goes on, or went on last."""
     phase: str = "gather"
+    """``gather``, ``rate base``, ``train``, ``validate`` or ``test``; empty after the end."""
     started: float = option(0.0, low=0, high=1e12)
+    """When the run began, in seconds of Unix time."""
     since: float = option(0.0, low=0, high=1e12)
+    """When the phase began, in seconds of Unix time."""
     host: str = ""
     pid: int = option(0, low=0, high=2**31 - 1)
+    """The server's process on ``host``."""
     error: str = ""
+    """Why the run failed."""
 
     def killed(self) -> bool:
-        """Say whether the server's process is gone without a last word; only its host can know."""
+        """Tell whether the server's process ended while "running"; only its own host can know."""
         if self.state != RUNNING or self.host != socket.gethostname():
             return False
         try:
@@ -54,21 +46,13 @@ class Status:
             state = Path(f"/proc/{self.pid}/stat").read_text("utf-8").rpartition(")")[2].split()[0]
         except ProcessLookupError:
             return True
-        except OSError:  # another user's, or no /proc
+        except OSError:  # the process is another user's, or there is no /proc
             return False
-        return state == "Z"  # dead, and its parent has not looked
+        return state == "Z"  # ended, but not yet collected by its parent
 
 
 class StatusFile:
-    """Keeps the file as the run goes on.
-
-    Parameters
-    ----------
-    path
-        Of ``status.json``.
-    rounds
-        How many the run is to have.
-    """
+    """Writes ``status.json`` at the start of a run and whenever its status changes."""
 
     def __init__(self, path: Path, rounds: int) -> None:
         self.path = path
@@ -83,7 +67,7 @@ class StatusFile:
         self._update(round=server_round, phase=phase)
 
     def finish(self) -> None:
-        """Note that the run is over and well."""
+        """Note that the run ended as planned."""
         self._update(state=FINISHED, phase="")
 
     def stop(self) -> None:
@@ -91,7 +75,7 @@ class StatusFile:
         self._update(state=STOPPED)
 
     def fail(self, error: BaseException) -> None:
-        """Note that the run is over and why."""
+        """Note that an error ended the run."""
         self._update(state=FAILED, error=str(error) or type(error).__name__)
 
     def _update(self, **changes: Any) -> None:
@@ -103,12 +87,12 @@ class StatusFile:
 
 
 def read_status(path: Path) -> Status | None:
-    """Return what the file says; None where there is none.
+    """Return the status in a file; None if the file is missing.
 
     Raises
     ------
     UserError
-        The file cannot be read, is cut off, or says something else than a run's status.
+        The file cannot be read, or holds something else than a run's status.
     """
     try:
         found = json.loads(path.read_text("utf-8"))

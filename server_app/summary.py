@@ -1,7 +1,8 @@
-"""The end of a run in numbers: per site base and result, and the traffic against full weights."""
+"""The summary of a run: each site's test scores, and the traffic compared with full weights."""
 
 import platform
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib import metadata
 from typing import Any
 
@@ -10,7 +11,7 @@ from rich.table import Table
 
 from common.labels import STRUCTURES
 from common.text import mib
-from server_app.history import Line
+from server_app.history import Line, total
 
 PACKAGES = ("rate-my-lora", "flwr", "torch", "monai", "numpy")
 
@@ -31,11 +32,12 @@ def summarise(
     history
         Lines of ``history.jsonl``.
     scores
-        By site what ``evaluate.test`` reported.
+        What each site reported in the final test: the number of cases, and scores under flat names
+        such as ``base.dice.LV``.
     weight_bytes
         Payload of the full weights; see :func:`traffic`.
     refused
-        What was left out of the final test.
+        Site, phase and reason of each reply that was left out of the final test.
     """
     return {
         "method": method,
@@ -57,20 +59,14 @@ def summarise(
 def traffic(history: Sequence[Line], weight_bytes: int) -> dict[str, Any]:
     """Return the payload of all rounds in bytes, and what full weights would have moved.
 
-    Parameters
-    ----------
-    history
-        Lines of ``history.jsonl``.
-    weight_bytes
-        Payload of the full weights. ``full_weights`` is what plain averaging of full weights
-        would have moved with the same trainings: one download and one upload each, and no
-        validation of the merge; ``ratio`` is our traffic over it.
+    ``full_weights`` is what plain averaging of full weights, ``weight_bytes`` each, would have
+    moved with the same trainings: one download and one upload for each, and no validation of the
+    merge. ``ratio`` is the run's traffic over it.
     """
     rounds = [line for line in history if line["round"] > 0]
-    entries = [entry for line in rounds for entry in line["sites"].values()]
-    up = sum(entry.get("bytes_up", 0) for entry in entries)
-    down = sum(entry.get("bytes_down", 0) for entry in entries)
-    full = 2 * weight_bytes * sum("examples" in entry for entry in entries)
+    up, down = (sum(total(line, key) for line in rounds) for key in ("bytes_up", "bytes_down"))
+    trainings = sum("examples" in entry for line in rounds for entry in line["sites"].values())
+    full = 2 * weight_bytes * trainings
     return {
         "up": up,
         "down": down,
@@ -82,20 +78,18 @@ def traffic(history: Sequence[Line], weight_bytes: int) -> dict[str, Any]:
 def versions() -> dict[str, str]:
     """Return the versions that a run's numbers depend on.
 
-    An app that came over the network as a bundle is not an installed package; its own version is
-    left out then.
+    The app's own version is left out where Flower brought it as a bundle, as it is then not
+    installed.
     """
     found = {"python": platform.python_version()}
     for package in PACKAGES:
-        try:
+        with suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
     return found
 
 
 def _group(values: Mapping[str, float], prefix: str) -> dict[str, dict[str, float]]:
-    """Gather ``prefix.dice.LV`` … into ``{"dice": {"LV": …}, "hd95_mm": {…}}``."""
+    """Nest the values under ``PREFIX.dice.LV`` … as ``{"dice": {"LV": …}, "hd95_mm": {…}}``."""
     group: dict[str, dict[str, float]] = {}
     for key, value in values.items():
         head, _, rest = key.partition(".")
@@ -106,13 +100,10 @@ def _group(values: Mapping[str, float], prefix: str) -> dict[str, dict[str, floa
 
 
 def print_summary(summary: Mapping[str, Any], console: Console) -> None:
-    """Show the summary as a table."""
+    """Print the summary as a table, and a sentence on the traffic."""
     table = Table(title=f"{summary['method']}, {summary['rounds']} rounds: Dice on test patients")
     table.add_column("site")
-    table.add_column("cases", justify="right")
-    for structure in STRUCTURES:
-        table.add_column(structure, justify="right")
-    for name in ("mean", "base", "gain", "HD95 mm", "base HD95"):
+    for name in ("cases", *STRUCTURES, "mean", "base", "gain", "HD95 mm", "base HD95"):
         table.add_column(name, justify="right")
     for site, values in summary["sites"].items():
         test, base = values["test"], values["base"]

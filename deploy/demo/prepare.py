@@ -1,11 +1,11 @@
-"""The work of the container ``setup`` of docker-compose.yml; it keeps what is there already.
+"""Makes what the containers of docker-compose.yml need; keeps what is there already.
 
     ROOT/setup        ca.key, data to pretrain the base on; only for this container
     ROOT/superlink    ca.pem, server.pem, server.key
     ROOT/coordinator  ca.pem, SITE.pub
     ROOT/SITE         ca.pem, key, key.pub, site.toml, base.safetensors, mnms2/ with its patients
 
-Each folder is a volume of its own.
+Each folder is a volume of its own. The container ``setup`` runs this.
 """
 
 import shutil
@@ -39,13 +39,13 @@ def main(
     root: Annotated[Path, typer.Argument(help="Folder of the volumes.")],
     superlink: Annotated[str, typer.Option(help="host:port that the sites connect to.")],
     patients: Annotated[int, typer.Option(min=6, help="Patients of the largest site.")] = 16,
-    run_config: Annotated[str, typer.Option(help="As for flwr run; the base is made by it.")] = "",
+    run_config: Annotated[str, typer.Option(help="Keys for the base model, as for flwr run.")] = "",
 ) -> None:
-    """Make all that the containers of a demo need."""
+    """Make certificates, keys, data and a base model for the containers of the demo."""
     typed = parse_config_args([run_config])
     config = resolve_run(typed, typed)
     setup = root / "setup"
-    if not (setup / "server.pem").exists():  # the last that it writes
+    if not (setup / "server.pem").exists():  # make_authority writes it last
         make_authority(setup, [superlink.rpartition(":")[0], "127.0.0.1"], 365)
     for name in ("ca.pem", "server.pem", "server.key"):
         copy(setup / name, root / "superlink" / name)
@@ -74,7 +74,7 @@ def copy(source: Path, target: Path) -> None:
 
 
 def make_base(out: Path, patients: int, config: RunConfig) -> None:
-    """Pretrain a base model on a phantom of its own."""
+    """Pretrain a base model on a phantom that no site has."""
     data = out.parent / "acdc"
     if not data.exists():
         write_acdc(out.parent, patients=patients)
@@ -84,7 +84,7 @@ def make_base(out: Path, patients: int, config: RunConfig) -> None:
 
 
 def settings(name: str, superlink: str) -> dict[str, str | int]:
-    """Return what a site's container joins with."""
+    """Return the keys of a site's file, as its container reads it."""
     return {
         "superlink": superlink,
         "root-certificates": str(CONTAINER / "ca.pem"),

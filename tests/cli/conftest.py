@@ -1,4 +1,4 @@
-"""What tests of commands share."""
+"""Fixtures for the tests of the commands."""
 
 import sys
 
@@ -10,7 +10,7 @@ from tests.cli.running import Ended, Run
 
 @pytest.fixture
 def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Return what runs a command in this process."""
+    """Return a function that runs a command in this process."""
 
     def run(*words: object) -> Ended:
         monkeypatch.setattr(sys, "argv", ["rate-my-lora", *map(str, words)])

@@ -1,4 +1,4 @@
-"""How a command that was run in this process ended."""
+"""The outcome of a command that a test ran in this process."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -26,7 +26,7 @@ Run = Callable[..., Result]
 
 @pytest.fixture
 def run() -> Run:
-    """Return what runs the command in this process."""
+    """Return a function that runs the command in this process."""
     app = typer.Typer()
     app.command()(check)
 

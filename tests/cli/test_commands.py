@@ -1,4 +1,4 @@
-"""The commands: what they write, and what they say of a person's mistake."""
+"""The commands write what they promise and name a person's mistake in one line."""
 
 import json
 import shutil
@@ -402,7 +402,7 @@ def test_an_adapter_for_another_model_is_named(
 
 
 def test_in_a_terminal_of_its_own_a_mistake_is_one_line_too(tmp_path: Path, base: Path) -> None:
-    """No library adds to it: neither a warning nor a log of what it was doing."""
+    """No library adds a warning or a log line to the error."""
     case = write_case(tmp_path / "d", slices=2)
     write_case(tmp_path / "d", slices=2, frame="ES")
     write_table(tmp_path / "d", [{"SUBJECT_CODE": "1", "VENDOR": "GE"}])

@@ -1,4 +1,4 @@
-"""``rate-my-lora compare``: what it evaluates, what it is given, and a whole comparison."""
+"""``rate-my-lora compare``: its models, its arguments, and a whole comparison."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Exported files give the same labels as the base with its adapter, whatever reads them."""
+"""Exported models give the same labels as the base with its adapter in every format."""
 
 import json
 import subprocess

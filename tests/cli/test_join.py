@@ -1,4 +1,4 @@
-"""A site's file becomes a SuperNode's command, or a sentence that says what is wrong with it."""
+"""A site's file becomes a SuperNode's command, or an error that names the fault."""
 
 from pathlib import Path
 
@@ -71,7 +71,7 @@ def test_the_app_is_reached_over_loopback_alone(tmp_path: Path) -> None:
         ({"superlink": "https://fl.example.org:9092"}, "expected host:port"),
         ({"data_dir": ""}, "found no 'data-dir'"),
         ({"base_model": ""}, "found no 'base-model'"),
-        ({"partition_id": 0}, "partition-id: is of simulations"),
+        ({"partition_id": 0}, "partition-id: belongs to simulations"),
         ({"private_key": __file__}, "holds none of 'rate-my-lora site-key'"),
         ({"private_key": ""}, "found no 'private-key'"),
         ({"root_certificates": ""}, "found no 'root-certificates'"),

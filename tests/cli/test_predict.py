@@ -49,7 +49,7 @@ app.command()(predict)
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a base file that has learnt a little of what the images here show."""
+    """Return a base file that was briefly trained on images like those here."""
     path = tmp_path_factory.mktemp("base") / "base.safetensors"
     with torch.random.fork_rng():
         torch.manual_seed(3)
@@ -67,7 +67,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(tmp_path: Path, base: Path) -> Run:
-    """Return what runs the command with the small model and returns what it prints."""
+    """Return a function that runs the command with the small model and returns its output."""
     config = tmp_path / "config.toml"
     keys = {**TINY, "spacing-mm": 1.5}
     config.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in keys.items()))
@@ -100,7 +100,7 @@ def write_cine(path: Path, frames: int = 3, slices: int = 3) -> Path:
 
 @pytest.fixture
 def ward(tmp_path: Path) -> Path:
-    """Return a folder with a pair, a cine and a frame of which nothing is known."""
+    """Return a folder with an ED and ES pair, a cine, and a frame of unknown phase."""
     folder = tmp_path / "ward"
     for frame in ("ED", "ES"):
         write_case(folder, frame=frame, slices=2)

@@ -1,4 +1,4 @@
-"""What a report computes, keeps and refuses for a run whose images are at hand."""
+"""The report on a run with images: what it computes, keeps and refuses."""
 
 import json
 from collections.abc import Mapping
@@ -55,7 +55,7 @@ def config_of(shared: Path, **keys: Value) -> RunConfig:
 
 @pytest.fixture
 def run_dir(shared: Path, tmp_path: Path, make_adapter: MakeAdapter) -> Path:
-    """Return a run of two rounds whose summary is what the sites themselves report."""
+    """Return a run of two rounds whose summary holds what the sites reported."""
     folder, config = tmp_path / "run", config_of(shared)
     adapter, base = folder / "adapter.safetensors", shared / "base.safetensors"
     save_adapter(make_adapter(scale=2.0, seed=5), adapter, {"base-sha256": config.base_sha256})
@@ -89,7 +89,7 @@ def run(*words: object) -> Result:
 
 
 def written(*words: object) -> str:
-    """Run the command, which must end well, and return the page."""
+    """Run the command, check that it succeeds, and return the page."""
     result = run(*words)
     assert result.exit_code == 0, (result.output, result.exception)
     page = Path(result.output.rsplit("report: ", 1)[1].strip())
@@ -97,7 +97,7 @@ def written(*words: object) -> str:
 
 
 def refused(*words: object) -> str:
-    """Run the command, which must refuse, and return what it says."""
+    """Run the command, check that it fails, and return its error."""
     result = run(*words)
     assert isinstance(result.exception, UserError), result.output
     return str(result.exception)

@@ -20,7 +20,7 @@ THREADS = 8
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """Return what the command line of every SuperLink that is started would be."""
+    """Return a list that gets the command line of each SuperLink instead of starting it."""
     lines: list[list[str]] = []
     monkeypatch.setattr(sys, "argv", ["rate-my-lora"])
     monkeypatch.setattr(sql_mixin, "run_migrations", run_migrations)

@@ -1,4 +1,4 @@
-"""Fixtures for the tests of a site: a base file, and the phantom with a cache to read it from."""
+"""Fixtures for the tests of a site: a base file, and the phantom with its cache."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from tests.cardiac.samples import tiny_config
 
 @pytest.fixture(scope="session")
 def work_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with a base file ``base.safetensors`` and what is cached."""
+    """Return a folder with a base file ``base.safetensors`` and the cache."""
     folder = tmp_path_factory.mktemp("work")
     with torch.random.fork_rng():
         torch.manual_seed(11)

@@ -1,4 +1,4 @@
-"""What leaves a site: the privacy promise, message by message."""
+"""What leaves a site, message by message, as the privacy promise says."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -170,7 +170,7 @@ def test_a_simulated_node_answers_for_its_partition(site_config: RunConfig) -> N
 
 
 def failure(content: RecordDict) -> str:
-    """Return the error in a reply that must have nothing else."""
+    """Return the error text of a reply that holds nothing else."""
     assert set(content) == {messages.CONFIG}
     assert set(config_of(content)) == {messages.ERROR}
     return str(config_of(content)[messages.ERROR])

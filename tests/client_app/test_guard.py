@@ -1,4 +1,4 @@
-"""Nothing leaves a site that is not on the list, and everything is in its own log."""
+"""A reply leaves a site only with what is allowed, and every message is logged."""
 
 import hashlib
 import json
@@ -124,7 +124,7 @@ def append_bytes(content: RecordDict) -> None:
 
 
 def relabel(content: RecordDict) -> None:
-    """Let the array say of itself what its bytes are not."""
+    """Let an array claim a type that its bytes do not have."""
     old = arrays(content)[records.PACKED]
     array = Array("patient 007", old.shape, old.stype, old.data)
     content[messages.ADAPTER] = ArrayRecord({records.PACKED: array})
@@ -136,7 +136,7 @@ def with_note(data: bytes) -> bytes:
 
 
 def with_spaces(data: bytes) -> bytes:
-    """Return the same tensors with spaces behind the header, whose number could mean something."""
+    """Return the same tensors with spaces after the header, whose number could carry data."""
     size = int.from_bytes(data[:8], "little")
     return (size + 8).to_bytes(8, "little") + data[8 : 8 + size] + b" " * 8 + data[8 + size :]
 

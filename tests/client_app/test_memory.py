@@ -1,4 +1,4 @@
-"""What a site keeps between rounds is its own run's, and only the latest."""
+"""A site keeps tensors between rounds for each run apart, and only the latest."""
 
 import os
 import time

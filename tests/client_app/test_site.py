@@ -1,4 +1,4 @@
-"""Which site a node is, and what it does when it is asked."""
+"""A node finds its site's cases, describes them, trains and scores."""
 
 from dataclasses import replace
 from pathlib import Path

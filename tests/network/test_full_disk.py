@@ -17,7 +17,7 @@ SIZE = 64 * 1024
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """Return a file system that is soon full."""
+    """Return the mount point of a file system with little space."""
     mount = ["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", str(tmp_path)]
     done = subprocess.run(mount, check=False, capture_output=True, text=True)
     if done.returncode:
@@ -29,7 +29,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(path: Path) -> None:
-    """Write until nothing more fits."""
+    """Write to a file until the disk is full."""
     with path.open("wb", buffering=0) as file, suppress(OSError):
         while file.write(bytes(512)):
             pass

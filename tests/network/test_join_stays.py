@@ -1,4 +1,4 @@
-"""``rate-my-lora join`` outlives its SuperNode, and a SuperNode that forgot what it asked."""
+"""``rate-my-lora join`` goes on when its SuperNode ends or gives a message up."""
 
 import sys
 from collections.abc import Callable
@@ -23,7 +23,7 @@ COUNT = "import sys; open(sys.argv[1], 'a').write('x')"
 
 @pytest.fixture
 def connection(monkeypatch: pytest.MonkeyPatch) -> Connection:
-    """Return a connection whose SuperNodes are started again at once."""
+    """Return a connection, without pauses between SuperNodes."""
     monkeypatch.setattr(supernode, "PAUSE_S", 0.0)
     monkeypatch.setattr(supernode, "TRIES", 3)
     (port,) = free_ports(1)
@@ -54,7 +54,7 @@ def test_one_that_lived_for_long_is_always_started_again(
 
 
 def runner(beat: Callable[[SendAppHeartbeatRequest], SendAppHeartbeatResponse]) -> Runner:
-    """Return a runner whose SuperNode answers heartbeats so."""
+    """Return a runner whose SuperNode answers heartbeats by ``beat``."""
     made = Runner("127.0.0.1:1")
     made.stub = cast("ClientAppIoStub", SimpleNamespace(SendAppHeartbeat=beat))
     return made

@@ -1,4 +1,4 @@
-"""The relay passes on what it gets, keeps it where asked, and leaves nothing open."""
+"""The relay passes bytes on, keeps a copy on demand, and closes its connections."""
 
 import gc
 import socket

@@ -1,4 +1,4 @@
-"""Every fault of docs/reliability.md has its test."""
+"""Every fault in docs/reliability.md names a test that exists."""
 
 import ast
 import re

@@ -23,9 +23,10 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.federation import LOOPBACK, Value
+from benchmarks.federation import LOOPBACK
 from benchmarks.namespaces import Link, NotPermittedError, namespace
 from common.adapter import load_adapter
+from common.options import Value
 from server_app.status import read_status
 from tests.network.world import Federation, copy_site, federation, refusals, took_part
 from tests.test_simulation import read_history, small_run
@@ -54,11 +55,11 @@ class Story:
     run_dir: Path
     history: list[dict[str, Any]] = field(default_factory=list)
     no_link: str = ""
-    """Why there was no link to cut."""
+    """Why no link could be made; empty if one was."""
     paused_at: float = 0.0
     cut_at: float = 0.0
     after_the_cut: str = ""
-    """What the site behind the cut link had last said when the link was mended."""
+    """Last log line of the site behind the cut link, when the link was restored."""
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +91,7 @@ def story(site_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 def play(story: Story, site_data: Path) -> None:
-    """Start the run and let happen what happens."""
+    """Start the run and cause each fault at its time."""
     hospitals = story.federation
     config = small_run(site_data, story.run_dir, rounds=ROUNDS, ranks="equal")
     del config["data-dir"]
@@ -119,7 +120,7 @@ def play(story: Story, site_data: Path) -> None:
 
 
 def stands(story: Story, server_round: int, phase: str) -> bool:
-    """Say whether the run has come so far."""
+    """Tell whether the run has reached a point."""
     status = read_status(story.run_dir / "status.json")
     order = ("gather", "rate base", "train", "validate", "test")
     return status is not None and (
@@ -129,7 +130,7 @@ def stands(story: Story, server_round: int, phase: str) -> bool:
 
 
 def due(story: Story, site: str) -> bool:
-    """Say whether a site is where its fault strikes."""
+    """Tell whether a site has reached the point of its fault."""
     hospitals = story.federation
     if site == "Lost":
         sent = hospitals.running.log(site).rpartition("Sending: train message")

@@ -17,12 +17,13 @@ import pytest
 import torch
 from flwr.common.constant import RUN_FAILURE_DETAILS_NO_HEARTBEAT
 
-from benchmarks.federation import LOOPBACK, Tls, Value, start_superlink
+from benchmarks.federation import LOOPBACK, Tls, start_superlink
 from benchmarks.processes import free_ports
 from benchmarks.relay import relay
 from common.adapter import load_adapter
 from common.messages import CANNOT
 from common.model import build_unet, save_base
+from common.options import Value
 from server_app.status import read_status
 from tests.conftest import SITE_FEATURES
 from tests.network.world import Federation, copy_site, federation, refusals, took_part
@@ -51,11 +52,11 @@ class Story:
     whole: Path
     broken: Path
     intruders: dict[str, str] = field(default_factory=dict)
-    """Log of each SuperNode that was to be kept out."""
+    """Log of each SuperNode that must not get in."""
     streams: list[bytearray] = field(default_factory=list)
-    """What one site and the SuperLink said to each other, by connection and way."""
+    """Bytes between one site and the SuperLink: two streams for each connection."""
     details: dict[str, tuple[str, str]] = field(default_factory=dict)
-    """What Flower says of a run whose server ended."""
+    """Status of a run whose server ended, as Flower shows it."""
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +117,7 @@ INTRUDERS = {
     "other authority": "handshake failed",
     "expired server": "CERTIFICATE_VERIFY_FAILED",
 }
-"""What each SuperNode that does not get in has to say."""
+"""Words in the log of each SuperNode that must not get in."""
 
 
 def start_expired_superlink(hospitals: Federation) -> str:
@@ -127,7 +128,7 @@ def start_expired_superlink(hospitals: Federation) -> str:
 
 
 def start_intruders(hospitals: Federation, expired: str) -> None:
-    """Start SuperNodes that must not get in, and two that must not trust whom they meet."""
+    """Start SuperNodes that must not get in, and two that must not trust the SuperLink."""
     withdrawn = hospitals.key("withdrawn")
     hospitals.unregister(hospitals.register(withdrawn))
     stranger = hospitals.key("unregistered")
@@ -200,7 +201,7 @@ def run_another_version(story: Story, run_dir: Path) -> None:
 
 
 def came_to_train(story: Story, times: int) -> bool:
-    """Say whether the last round's training was asked of all sites that many times in all runs."""
+    """Tell whether all sites got the last round's training request that many times in all."""
     return all(
         sum(
             (line["kind"], line["round"], line["direction"]) == ("train", ROUNDS, "in")

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -14,22 +13,21 @@ from flwr.proto.control_pb2 import ListRunsRequest, UnregisterNodeRequest
 from benchmarks.federation import (
     LOOPBACK,
     Tls,
-    Value,
     control_api,
-    new_key,
+    join,
     register,
     start_run,
-    start_site,
     start_superlink,
 )
 from benchmarks.processes import Processes, processes
-from tests.test_simulation import ROOT, read_history
+from benchmarks.shared import copy_app
+from common.certificates import make_site_key
+from common.options import Value
+from tests.test_simulation import read_history
 
-APP = ("common", "strategies", "client_app", "server_app", "cli", "configs")
-FILES = ("pyproject.toml", "README.md", "LICENSE")
 POLL_S = 0.05
 LONG_S = 240.0
-"""No wait is longer; a machine that is busy with other things needs the most of it."""
+"""Longest wait for anything, enough for a busy machine."""
 
 
 class Federation:
@@ -51,19 +49,21 @@ class Federation:
         self.app = copy_app(self.folder / "app")
 
     def restart_superlink(self) -> None:
-        """Start the SuperLink that was killed once more, on its database."""
+        """Start the killed SuperLink again, on its database."""
         start_superlink(self.running, "0.0.0.0", tls=self.tls, ports=self.ports)  # noqa: S104
 
     def superlink(self, host: str = LOOPBACK) -> str:
-        """Return where SuperNodes connect to."""
+        """Return the address for SuperNodes."""
         return f"{host}:{self.ports[0]}"
 
     def key(self, name: str) -> Path:
-        """Make a site's key."""
-        return new_key(self.folder, name)
+        """Make a site's private key."""
+        path = self.folder / f"{name}.key"
+        make_site_key(path)
+        return path
 
     def register(self, key: Path) -> int:
-        """Register a key; return its node."""
+        """Register a key; return the node's id."""
         return register(self.ports[1], self.tls, key)
 
     def unregister(self, node: int) -> None:
@@ -89,24 +89,20 @@ class Federation:
         environment: Mapping[str, str] | None = None,
         **limits: Value,
     ) -> None:
-        """Register a site and let it join."""
-        key = self.key(site)
-        self.register(key)
+        """Register a site and start ``rate-my-lora join`` for it."""
         settings: dict[str, Value] = {
             "superlink": self.superlink(host),
-            "root-certificates": str(self.tls.root),
-            "private-key": str(key),
             "site": site,
             "data-dir": str(data),
             "base-model": str(base),
-            "cache-dir": str(self.folder / "cache"),
             "audit-log": str(self.audit_log(site)),
             **{name.replace("_", "-"): value for name, value in limits.items()},
         }
-        start_site(self.running, settings, namespace=namespace, environment=environment)
+        control, tls = self.ports[1], self.tls
+        join(self.running, control, tls, settings, namespace=namespace, environment=environment)
 
     def leave(self, *sites: str) -> None:
-        """End sites as a hospital does; for one that is killed a run would wait up to a minute."""
+        """End sites with SIGTERM, as a hospital does; a run waits a minute for a killed one."""
         leaving = [self.running.running[site] for site in sites]
         for process in leaving:
             process.terminate()
@@ -118,17 +114,17 @@ class Federation:
         self.running.start(site, command)
 
     def audit_log(self, site: str) -> Path:
-        """Return where a site keeps its log of messages."""
+        """Return the path of a site's audit log."""
         return self.folder / f"{site}.audit.jsonl"
 
     def audited(self, site: str) -> list[dict[str, Any]]:
-        """Return the lines of a site's log so far."""
+        """Return the lines of a site's audit log so far."""
         path = self.audit_log(site)
         lines = path.read_text("utf-8").splitlines(keepends=True) if path.is_file() else []
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def handled(self, site: str, kind: str, server_round: int, direction: str) -> bool:
-        """Say whether a message has come to a site, or its answer left the app."""
+        """Tell whether a site's audit log has a message of this kind, round and direction."""
         wanted = (kind, server_round, direction)
         return any(
             (line["kind"], line["round"], line["direction"]) == wanted
@@ -142,7 +138,7 @@ class Federation:
         start_run(self.running, self.ports[1], self.app, config, tls=self.tls)
 
     def wait(self, until: Callable[[], bool], what: str, limit_s: float = LONG_S) -> None:
-        """Wait for something, not for ever."""
+        """Wait until a condition holds; fail after ``limit_s``."""
         deadline = time.monotonic() + limit_s
         while not until():
             assert time.monotonic() < deadline, f"{what}: not within {limit_s:g} s\n{self.logs()}"
@@ -185,18 +181,8 @@ def still_there(running: Processes) -> list[str]:
     return found
 
 
-def copy_app(folder: Path) -> Path:
-    """Copy what Flower sends of the app."""
-    folder.mkdir()
-    for name in FILES:
-        shutil.copy(ROOT / name, folder / name)
-    for name in APP:
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    return folder
-
-
 def copy_site(site_data: Path, folder: Path, name: str) -> Path:
-    """Return a data folder of one site of that name, with the patients of the smallest site."""
+    """Make a data folder with the smallest site's patients, for a site with another name."""
     source = site_data / "mnms2"
     with (source / "dataset_information.csv").open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["VENDOR"] == "GE MEDICAL SYSTEMS"]

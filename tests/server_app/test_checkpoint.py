@@ -1,4 +1,4 @@
-"""A state comes back from its file bit for bit, whatever the method carries on."""
+"""A checkpoint gives every method's state back bit for bit."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""TensorBoard shows what the history says."""
+"""TensorBoard gets the numbers of the history."""
 
 import sys
 from pathlib import Path

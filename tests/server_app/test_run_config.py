@@ -1,4 +1,4 @@
-"""What the user typed wins over the profile, the profile over pyproject, and nothing is lost."""
+"""Typed keys override the preset, that the profile, and that pyproject.toml."""
 
 from pathlib import Path
 

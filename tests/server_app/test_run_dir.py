@@ -1,4 +1,4 @@
-"""A run's folder: nothing half-written, nothing of another run, and a resume that fits."""
+"""A run's folder has no half-written files, none of another run, and resumes exactly."""
 
 import json
 from dataclasses import replace
@@ -61,7 +61,7 @@ def test_half_a_line_is_dropped_too(tmp_path: Path) -> None:
 
 
 def another(key: str) -> Value:
-    """Return a value of a key that is allowed beside the defaults of the others."""
+    """Return another value of a key that is allowed with the defaults of the other keys."""
     value, spec = DEFAULTS[key], keys_of(RunConfig)[key]
     if key in VALID:
         return VALID[key]
@@ -87,7 +87,7 @@ BESIDE: dict[str, dict[str, Value]] = {
     "factors": {"merge": "pad"},
     "sends": {"merge": "pad", "rating": "none"},
 }
-"""What a key's other value needs of other keys."""
+"""Other keys that a key's other value needs."""
 DEFAULTS = RunConfig().to_flat()
 
 

@@ -1,4 +1,4 @@
-"""A run says where it stands, and that it stands no more."""
+"""The status file follows a run to its end, also if the run fails or is killed."""
 
 import os
 import socket

@@ -1,4 +1,4 @@
-"""The summary counts what it says it counts, and the plot shows something."""
+"""The summary's numbers are those of the history and scores; the plot shows something."""
 
 from pathlib import Path
 from typing import Any
