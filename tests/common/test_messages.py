@@ -52,7 +52,9 @@ def test_a_request_of_another_version_is_refused(changes: dict[str, Any], reason
 def test_a_request_that_leaves_something_out_is_refused(key: str) -> None:
     content = messages.Train(CONFIG, "f00d").to_record()
     del content.config_records[messages.CONFIG][key]
-    with pytest.raises(UserError, match=f"^message from the server: found no {key!r}, expected one"):
+    with pytest.raises(
+        UserError, match=f"^message from the server: found no {key!r}, expected one"
+    ):
         messages.Train.from_record(content)
 
 
