@@ -52,7 +52,7 @@ class Adapter:
         return self.scale * (factors.B @ factors.A)
 
     def truncated(self, rank: int) -> "Adapter":
-        """Return the first ``rank`` components of every layer; all where it has no more.
+        """Return the first ``rank`` components of every layer, or itself if its rank is no higher.
 
         After a merge by SVD these are the strongest: the best approximation of that rank.
         """
