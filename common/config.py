@@ -55,7 +55,7 @@ class DataConfig:
     """Directions of the NIfTI affines' first two axes: LPS as in ACDC and M&Ms-2, or RAS as in the
     standard and from dcm2niix. A site's node configuration ``affine-axes`` replaces it."""
     split_by: str = option("VENDOR", affects="result")
-    """Column of the data set's table whose values are the sites, in simulation."""
+    """Column of the data set's table whose values are the sites."""
     split_seed: int = option(0, affects="result", low=0, high=HIGHEST_SEED)
     """Seed of the split into training, validation and test patients."""
     pool: bool = option(False, affects="result")

@@ -125,7 +125,7 @@ class Request:
     @classmethod
     def from_record(cls, content: RecordDict) -> Self:
         """Read what :meth:`to_record` made; raises UserError where it is not of this version."""
-        flat = content.config_records.get(CONFIG, {})
+        flat: Mapping[str, object] = content.config_records.get(CONFIG, {})
         for key in REQUIRED:
             if key not in flat:
                 raise UserError(f"{SERVER}: found no {key!r}, expected one")

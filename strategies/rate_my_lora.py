@@ -303,10 +303,7 @@ class RateMyLoRA(Strategy):
             self.exchange.refuse(refused["phase"], refused["site"], refused["reason"])
 
     def _read_validations(self, replies: Iterable[Message]) -> dict[str, Validation]:
-        def read(_: Member, content: RecordDict) -> Validation:
-            return Validation.from_record(content, self._others)
-
-        return self._read("validate", replies, read)
+        return self._read("validate", replies, lambda _, c: Validation.from_record(c, self._others))
 
     def _require_sites(self) -> None:
         """Raise UserError when too few sites are left in a round; the saved rounds stay."""

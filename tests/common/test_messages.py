@@ -1,4 +1,4 @@
-"""Every message comes back as it was, and says what it needs."""
+"""Messages survive a round trip, and those of another form are refused by name."""
 
 import math
 from dataclasses import fields
