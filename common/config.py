@@ -46,7 +46,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where the cases are, and how they are split and prepared."""
+    """The cases' folder, and how they are split and prepared."""
 
     data_dir: str = option("", affects="input")
     """Folder with the cases; empty for a phantom that is made on the spot. A site's node
@@ -70,7 +70,7 @@ class DataConfig:
     spacing_mm: float = option(1.5, affects="result", low=0.3, high=10)
     """In-plane spacing, in mm, to which images are resampled for the network."""
     cache_dir: str = option("runs/cache", affects="place")
-    """Where prepared volumes, phantoms and pretrained demo bases are kept."""
+    """Folder of prepared volumes, phantoms and pretrained demo bases."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class TrainConfig:
     pretrain_learning_rate: float = option(0.003, affects="result", above=0, high=10)
     """Highest learning rate of pretraining; it falls along a cosine."""
     device: str = option("auto", affects="machine", choices=("auto", "cpu", "cuda"))
-    """Where to compute; ``auto`` takes a GPU when there is one."""
+    """Device to compute on; ``auto`` takes a GPU where there is one."""
     mixed_precision: bool = option(True, affects="result")
     """Whether a GPU computes in half precision; the CPU always computes in single precision."""
     threads: int = option(0, affects="machine", low=0, high=4096)
@@ -117,7 +117,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class FederationConfig:
-    """How many rounds a run has, and which sites the server waits for."""
+    """Number of rounds, and the sites that the server waits for."""
 
     rounds: int = option(8, affects="length", low=1, high=100_000)
     """Number of server rounds."""
@@ -138,7 +138,7 @@ class FederationConfig:
 
 @dataclass(frozen=True)
 class ScreeningConfig:
-    """How the server checks each site's adapter and Dice against those of the other sites."""
+    """The server's checks of each site's adapter and Dice against those of the other sites."""
 
     norm_bound: float = option(0.0, affects="result", low=0, high=1e12)
     """A site's change of its adapter is scaled back to at most this times the median norm of the

@@ -43,7 +43,7 @@ VALIDATE = "evaluate"
 TEST = "evaluate.test"
 
 SERVER = "message from the server"
-"""How every error about a request begins."""
+"""The source that errors about a request name."""
 SITE_NAME = re.compile(r"[^\x00-\x1f]{1,100}")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -80,7 +80,7 @@ class ReplyError(Exception):
 
 @dataclass(frozen=True)
 class Request:
-    """What the server asks of a site in one message."""
+    """A request of the server to a site."""
 
     config: RunConfig
     run_id: str
@@ -92,7 +92,7 @@ class Request:
     run_rank: int = 0
     """The highest rank of the run."""
     folds: int = 0
-    """How many merges the site must have folded into its base before it uses this message."""
+    """Number of merges that the site must have folded into its base before it uses this message."""
     held: int = 0
     """The last round in which this site trained in this run, of which it must still hold what it
     kept; 0 for a site that need not hold anything."""
@@ -181,7 +181,7 @@ def read_request(message: Message) -> Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """What a site answers; the fields declared with ``option`` travel as metrics."""
+    """A site's answer; its fields that are declared with ``option`` travel as metrics."""
 
     undefined: ClassVar[bool] = False
     """Whether the numbers of :meth:`more` may be NaN."""
@@ -243,7 +243,7 @@ class Reply:
 
 @dataclass(frozen=True)
 class Description(Reply):
-    """What a site first tells the server: its name, its base file and how much data it has."""
+    """A site's name, base file and amount of data, which it tells the server first."""
 
     name: str
     base_sha256: str
@@ -286,7 +286,7 @@ class Description(Reply):
 
 @dataclass(frozen=True)
 class Update(Reply):
-    """What a site has after local training."""
+    """The result of a site's local training."""
 
     parameters: Parameters
     """The trained adapter or weights; the method decides which part of an adapter is sent."""
@@ -295,7 +295,7 @@ class Update(Reply):
     loss: float = option()
     """Mean training loss of the last epoch."""
     seconds: float = option()
-    """How long the training took."""
+    """Duration of the training, in seconds."""
     start_dice: float | None = option(None, low=0, high=1)
     """Validation Dice of what training started from, where the run asks for it."""
     local_dice: float | None = option(None, low=0, high=1)

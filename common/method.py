@@ -22,7 +22,7 @@ class MethodConfig:
     """Which LoRA factors train: ``both``; ``B``, while A stays as drawn from the seed; or
     ``alternate``, B in odd rounds and A in even ones. Only factors that trained are sent."""
     sends: str = option("all", choices=("all", "A", "none"), affects="result")
-    """What a site sends of its adapter: ``all`` that trained; ``A``, while its B stays; or none."""
+    """What a site sends of its adapter: ``all`` that trained; ``A`` alone; or ``none``."""
     merge: str = option("svd", choices=("svd", "pad", "fold", "residual"), affects="result")
     """How adapters are merged: ``svd``, the mean of the products BA, truncated to rank r; ``pad``,
     the mean of the factors, zero-padded to equal ranks; ``fold``, the sum of the products, added

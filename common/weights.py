@@ -31,4 +31,4 @@ class Weights:
 
 
 Parameters = Adapter | Weights
-"""What a site trains and the server merges."""
+"""The trained values that sites send and the server merges."""

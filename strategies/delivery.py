@@ -1,4 +1,4 @@
-"""What a request must bring to a site, given what the site holds already.
+"""Packs requests with what a site needs, given what the site holds already.
 
 A site that trained in the round before holds its own factors and everything folded up to then, so
 it is sent only what is new. Any other site is sent everything.

@@ -20,7 +20,7 @@ class Method:
     """A method of the field."""
 
     title: str
-    """What the method does, in one line."""
+    """The method in one line."""
     source: str
     """The paper, with its equation or algorithm."""
     equation: str
@@ -28,7 +28,7 @@ class Method:
     keys: Mapping[str, Value] = field(default_factory=dict)
     """Keys of the run configuration that differ from the defaults."""
     note: str = ""
-    """How this implementation differs from the source."""
+    """Differences of this implementation from the source."""
 
 
 METHODS: Mapping[str, Method] = {

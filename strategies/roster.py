@@ -29,7 +29,7 @@ class Member:
     node_id: int
     """Flower's id of the site's node, by which replies are matched."""
     facts: Description
-    """What the site said of itself."""
+    """The site's description of itself."""
 
     @property
     def name(self) -> str:

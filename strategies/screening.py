@@ -33,9 +33,9 @@ class Screened:
     """The adapters that are merged after screening, and what was found."""
 
     adapters: dict[str, Adapter]
-    """By site. One that was scaled back has a higher rank than the one that was sent."""
+    """Adapters by site. One that was scaled back has a higher rank than the one that was sent."""
     notes: dict[str, dict[str, float]] = field(default_factory=dict)
-    """By site ``norm_ratio``, ‖Δ_c‖ over the median norm, and ``agreement``, as the run asks."""
+    """``norm_ratio``, ‖Δ_c‖ over the median norm, and ``agreement`` by site, as the run asks."""
     refused: dict[str, str] = field(default_factory=dict)
     """Why a site is left out, by site."""
 

@@ -41,11 +41,11 @@ class RunState:
     folded: dict[str, Tensor] | None = None
     """Sum of everything folded so far, a dense weight change (c_out, c_in·k·k) by layer."""
     personal: dict[str, Parameters] = field(default_factory=dict)
-    """By site, what it goes on with in place of ``parameters``."""
+    """Adapters of sites that go on with one of their own in place of ``parameters``."""
     rating: dict[str, Any] = field(default_factory=dict)
-    """What the run's rule carries from round to round; see :mod:`strategies.rules`."""
+    """Memory of the run's rule; see :class:`strategies.rules.base.Rule`."""
     held: dict[str, int] = field(default_factory=dict)
-    """By site, the last round in which it trained, of which it still holds what it kept."""
+    """The last round in which each site trained; it still holds what it kept of that round."""
     run_id: str = field(default_factory=lambda: secrets.token_hex(8))
     """Tells the run from every other; a resumed run keeps it."""
 
@@ -62,7 +62,7 @@ class RunState:
 
     @property
     def folds(self) -> int:
-        """How many merges were folded into the base."""
+        """Number of merges that were folded into the base."""
         return 0 if self.folded is None else self.server_round
 
     def settle(self, merged: Merged, server_round: int) -> None:

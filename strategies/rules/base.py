@@ -18,7 +18,7 @@ ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class Settled:
-    """What a rule decides at the end of a round."""
+    """The decision of a rule at the end of a round."""
 
     masses: Masses
     """Mass of every site that trained, in the merge that the next round starts from."""
@@ -27,7 +27,7 @@ class Settled:
     lambda_t: float = 0.0
     """λ of the round."""
     personal: Mapping[str, Masses] = field(default_factory=dict)
-    """By site that goes on with a merge of its own, the masses of that merge."""
+    """Masses of one more merge for each site that goes on with a merge of its own."""
     notes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Further facts for the round's record, by site."""
 
