@@ -1,1 +1,1 @@
-"""What sites and server share: model, LoRA adapters, their bytes, configuration."""
+"""What sites and server share: configuration, messages, records, model and LoRA adapters."""

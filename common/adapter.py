@@ -1,4 +1,4 @@
-"""An adapter: the LoRA factors of a whole model, and its file."""
+"""``Adapter``, the LoRA factors of a whole model, and its safetensors file."""
 
 import json
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from common.errors import UserError
 from common.tensor_files import write_tensors
 
 BASE_NOTE = "base-sha256"
-"""What an adapter file calls the fingerprint of its base, in its notes."""
+"""Key in an adapter file's notes: the SHA-256 of the base that it was trained on."""
 
 
 class Factors(NamedTuple):
@@ -29,18 +29,12 @@ class Factors(NamedTuple):
 
 @dataclass(frozen=True)
 class Adapter:
-    """All LoRA factors of a model.
-
-    Attributes
-    ----------
-    layers
-        Factors by layer name, all of one rank.
-    scale
-        alpha / rank: the delta of a layer is scale · B·A.
-    """
+    """All LoRA factors of a model."""
 
     layers: Mapping[str, Factors]
+    """Factors by layer name, all of one rank."""
     scale: float
+    """alpha / rank: the delta of a layer is scale · B·A."""
 
     @property
     def rank(self) -> int:
@@ -50,7 +44,7 @@ class Adapter:
     @property
     def payload_bytes(self) -> int:
         """Bytes of all factors."""
-        return sum(t.numel() * t.element_size() for t in self.tensors().values())
+        return sum(t.nbytes for t in self.tensors().values())
 
     def delta(self, name: str) -> Tensor:
         """Return the dense weight change of one layer, (c_out, c_in·k·k)."""
@@ -58,20 +52,17 @@ class Adapter:
         return self.scale * (factors.B @ factors.A)
 
     def truncated(self, rank: int) -> "Adapter":
-        """Return the first ``rank`` components of every layer.
+        """Return the first ``rank`` components of every layer, or itself if its rank is no higher.
 
-        After a merge by SVD these are the strongest, so this is the best approximation of that
-        rank. With ``rank`` at or above our own the adapter itself is returned.
+        After a merge by SVD these are the strongest: the best approximation of that rank.
         """
         if rank >= self.rank:
             return self
-        return Adapter(
-            {
-                name: Factors(f.A[:rank].contiguous(), f.B[:, :rank].contiguous())
-                for name, f in self.layers.items()
-            },
-            self.scale,
-        )
+        layers = {
+            name: Factors(f.A[:rank].contiguous(), f.B[:, :rank].contiguous())
+            for name, f in self.layers.items()
+        }
+        return Adapter(layers, self.scale)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the factors flat: ``LAYER.lora_A`` and ``LAYER.lora_B``, sorted by layer."""
@@ -83,12 +74,12 @@ class Adapter:
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], scale: float) -> "Adapter":
-        """Read what :meth:`tensors` wrote.
+        """Return the adapter of tensors named as by :meth:`tensors`.
 
         Raises
         ------
         ValueError
-            A name is not a factor's, a factor has no partner, or ranks differ.
+            A name is not a factor's, a layer lacks A or B, or ranks differ.
         """
         halves: dict[str, dict[str, Tensor]] = {}
         for key, value in tensors.items():
@@ -107,13 +98,7 @@ class Adapter:
         return cls(layers, scale)
 
     def check_fits(self, shapes: Mapping[str, tuple[int, int]]) -> None:
-        """Check names and shapes against a model's layers, (c_out, c_in·k·k) by name.
-
-        Raises
-        ------
-        ValueError
-            A layer is missing, unknown or of another shape.
-        """
+        """Raise ValueError unless layers and shapes are a model's, (c_out, c_in·k·k) by name."""
         if missing := sorted(set(shapes) - set(self.layers)):
             raise ValueError(f"layer {missing[0]} is missing ({len(missing)} in all)")
         if extra := sorted(set(self.layers) - set(shapes)):
@@ -125,10 +110,7 @@ class Adapter:
 
 
 def site_file(site: str) -> str:
-    """Return the name of the file that holds a site's adapter.
-
-    Names of sites come from other machines, so they are percent-encoded.
-    """
+    """Return the file name of a site's adapter, percent-encoded as other machines name sites."""
     return f"{quote(site, safe='')}.safetensors"
 
 
@@ -165,7 +147,7 @@ def load_adapter(path: Path) -> tuple[Adapter, dict[str, str]]:
 
 
 def check_base(path: Path, notes: Mapping[str, str], base: Path, sha256: str) -> None:
-    """Check that an adapter is used on the base that it was trained on, where its notes say which.
+    """Raise UserError where an adapter's notes name another base than the one given.
 
     Parameters
     ----------
@@ -173,11 +155,6 @@ def check_base(path: Path, notes: Mapping[str, str], base: Path, sha256: str) ->
         The adapter's file and the notes in it.
     base, sha256
         The base file and its fingerprint.
-
-    Raises
-    ------
-    UserError
-        It is another base.
     """
     if notes.get(BASE_NOTE, sha256) != sha256:
         raise UserError(

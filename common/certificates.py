@@ -1,7 +1,6 @@
 """Certificates and keys for TLS and node authentication.
 
-Elliptic-curve keys (P-384) and X.509 certificates, as ``openssl`` and ``ssh-keygen`` make them;
-with these commands nobody has to remember their options.
+Elliptic-curve keys (P-384) and X.509 certificates like those of ``openssl`` and ``ssh-keygen``.
 """
 
 import base64
@@ -35,16 +34,16 @@ T = TypeVar("T")
 AUTHORITY_DAYS = 3650
 HOST = re.compile(r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63}){0,9}")
 CLOCK_SKEW = timedelta(minutes=5)
-"""Certificates are valid from a little before now: hospitals' clocks differ."""
+"""Certificates are valid from this long before now, because hospitals' clocks differ."""
 
 
 def make_authority(folder: Path, hosts: Sequence[str], days: int) -> date:
-    """Make a certificate authority and the SuperLink's certificate, or renew the latter.
+    """Make a certificate authority where there is none, and a new certificate of the SuperLink.
 
     Parameters
     ----------
     folder
-        Where ``ca.pem``, ``ca.key``, ``server.pem`` and ``server.key`` are written.
+        Folder of ``ca.pem``, ``ca.key``, ``server.pem`` and ``server.key``.
     hosts
         Names or addresses that sites connect to.
     days
@@ -71,12 +70,9 @@ def make_authority(folder: Path, hosts: Sequence[str], days: int) -> date:
 
 
 def make_site_key(path: Path) -> str:
-    """Write a site's private key to ``path`` and its public half to ``path.pub``.
+    """Write a site's private key to ``path`` and its public key to ``path.pub``.
 
-    Returns
-    -------
-    str
-        The public key's fingerprint, as ``ssh-keygen -lf`` prints it.
+    Returns the public key's fingerprint, as ``ssh-keygen -lf`` prints it.
 
     Raises
     ------
@@ -98,7 +94,7 @@ def make_site_key(path: Path) -> str:
 
 
 def write_private(path: Path, content: bytes) -> None:
-    """Write a file that its owner alone can read."""
+    """Write a file that only its owner can read."""
     with replace_file(path) as temporary:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "wb") as file:
@@ -111,13 +107,7 @@ def _write_public(path: Path, content: bytes) -> None:
 
 
 def _check_host(host: str) -> None:
-    """Refuse what no certificate can name.
-
-    Raises
-    ------
-    UserError
-        It is neither an address nor a host name; a port is none of it.
-    """
+    """Raise UserError unless ``host`` is an IP address or a host name without a port."""
     try:
         ipaddress.ip_address(host)
     except ValueError:
@@ -129,7 +119,7 @@ def _check_host(host: str) -> None:
 
 
 def _authority(folder: Path) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
-    """Return the folder's certificate authority; a new one where there is none."""
+    """Return the key and certificate of the folder's authority; make them where there are none."""
     certificate_path, key_path = folder / "ca.pem", folder / "ca.key"
     if certificate_path.is_file() and key_path.is_file():
         ca = _read(certificate_path, "certificate", x509.load_pem_x509_certificate)
@@ -150,12 +140,12 @@ def _authority(folder: Path) -> tuple[ec.EllipticCurvePrivateKey, x509.Certifica
 
 
 def _read(path: Path, what: str, load: Callable[[bytes], T]) -> T:
-    """Read a PEM file; what OpenSSL says of a broken one helps nobody, so it is not passed on."""
+    """Read a PEM file; the errors leave out OpenSSL's own texts, which help nobody."""
     try:
         return load(path.read_bytes())
     except OSError as error:
         raise UserError(f"{path}: cannot read the file ({error.strerror})") from None
-    except TypeError:  # what cryptography raises where a password is needed
+    except TypeError:  # raised where the key has a password
         raise UserError(f"{path}: has a password, expected a {what} without one") from None
     except (ValueError, UnsupportedAlgorithm):
         raise UserError(
@@ -171,7 +161,7 @@ def _certificate(
     days: int,
     hosts: Sequence[str],
 ) -> x509.Certificate:
-    """Sign a certificate; without ``hosts`` that of an authority."""
+    """Return a signed certificate; without ``hosts`` it is that of an authority."""
     now = datetime.now(UTC)
     builder = (
         x509.CertificateBuilder()

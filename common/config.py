@@ -1,4 +1,4 @@
-"""The run configuration: flat kebab-case keys in, frozen and checked dataclasses out."""
+"""The run configuration: every key of a run with its default, range and meaning."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from common.method import MethodConfig
 from common.options import Check, Value, every_key_affects, keys_of, option, parse, to_flat
 
 WIDEST = 4096
-"""Most channels of a level of the U-Net."""
+"""Highest number of channels in a level of the U-Net."""
 HIGHEST_SEED = 2**32 - 1
 
 
@@ -22,19 +22,19 @@ class ModelConfig:
     features: str = option("8,16,32,64,128,8", affects="result")
     """Channels of the U-Net: five levels and the last decoder level."""
     rank: int = option(8, affects="result", low=1, high=512)
-    """LoRA rank of the largest site, and the rank of the merged adapter where all are equal."""
+    """LoRA rank of all sites (``ranks = "equal"``) or of the largest site (``"by-size"``)."""
     ranks: str = option("by-size", affects="result")
-    """``by-size``, ``equal``, a rank per site in the order of their names (``16,32,32``), or
-    by name (``GE=16,Philips=32,Siemens=32``)."""
+    """``by-size`` (half the rank for half the training slices), ``equal``, a rank per site in the
+    order of their names (``16,32,32``), or ranks by name (``GE=16,Philips=32,Siemens=32``)."""
     alpha_per_rank: float = option(1.0, affects="result", above=0, high=1000)
-    """alpha / rank, one for all sites, so that factors of different ranks have one scale."""
+    """alpha / rank, the same at all sites, so that factors of different ranks have one scale."""
 
     def channels(self) -> tuple[int, ...]:
         """Return ``features`` as numbers."""
         return tuple(int(part) for part in self.features.split(","))
 
     def checks(self) -> list[Check]:
-        """Return what must hold, with the key to blame."""
+        """Return the checks beyond type and range."""
         parts = [part.strip() for part in self.features.split(",")]
         good = all(part.isdecimal() and 0 < int(part) <= WIDEST for part in parts)
         return [
@@ -46,74 +46,68 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where the cases are and how they are divided."""
+    """The cases' folder, and how they are split and prepared."""
 
     data_dir: str = option("", affects="input")
-    """Folder in M&Ms-2 or ACDC layout; empty for a phantom that is made on the spot. A site's
-    node configuration ``data-dir`` takes its place."""
+    """Folder with the cases; empty for a phantom that is made on the spot. A site's node
+    configuration ``data-dir`` replaces it."""
     affine_axes: str = option("LPS", affects="result", choices=("LPS", "RAS"))
-    """What the first two axes of the NIfTI affines are: LPS as in ACDC and M&Ms-2, or RAS as the
-    standard has it and dcm2niix writes it. A site's node configuration may say otherwise."""
+    """Directions of the NIfTI affines' first two axes: LPS as in ACDC and M&Ms-2, or RAS as in the
+    standard and from dcm2niix. A site's node configuration ``affine-axes`` replaces it."""
     split_by: str = option("VENDOR", affects="result")
-    """Column whose values are the sites."""
+    """Column of the data set's table whose values are the sites."""
     split_seed: int = option(0, affects="result", low=0, high=HIGHEST_SEED)
-    """Seeds who is in train, validation and test."""
+    """Seed of the split into training, validation and test patients."""
     pool: bool = option(False, affects="result")
-    """Whether one SuperNode holds the cases of all sites, each divided as on its own; only in
-    simulation, as what one could reach if data were shared."""
+    """Whether one SuperNode trains on the cases of all sites, each split as on its own: the
+    ceiling if data were shared, in simulation only."""
     train_patients: int = option(0, affects="result", low=0, high=1_000_000)
-    """Most training patients of a site; 0 for all."""
+    """Highest number of training patients at a site; 0 for all."""
     val_patients: int = option(0, affects="result", low=0, high=1_000_000)
-    """Most validation patients of a site; 0 for all."""
+    """Highest number of validation patients at a site; 0 for all."""
     validate_on: str = option("", affects="result")
-    """``COLUMN=VALUE``: only such validation patients; empty for all."""
+    """``COLUMN=VALUE``: validate on these patients alone; empty for all."""
     spacing_mm: float = option(1.5, affects="result", low=0.3, high=10)
-    """In-plane spacing of the network's grid."""
+    """In-plane spacing, in mm, to which images are resampled for the network."""
     cache_dir: str = option("runs/cache", affects="place")
-    """Where prepared volumes, phantoms and pretrained demo bases are kept."""
+    """Folder of prepared volumes, phantoms and pretrained demo bases."""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Local training, and pretraining where it has keys of its own."""
+    """Local training at the sites, and pretraining of the base."""
 
     local_epochs: int = option(1, affects="result", low=1, high=10_000)
-    """Passes over a site's training slices in a round."""
+    """Passes over a site's training slices in each round."""
     batch_size: int = option(16, affects="result", low=1, high=65_536)
-    """Slices in a step."""
+    """Slices in a training step."""
     image_size: int = option(96, affects="result", low=32, high=4096)
     """Side of the square training crop in pixels, a multiple of 16."""
     learning_rate: float = option(0.003, affects="result", above=0, high=10)
-    """Of AdamW on the adapter."""
+    """Learning rate of AdamW in local training."""
     weight_decay: float = option(0.0, affects="result", low=0, high=1000)
-    """Of AdamW."""
+    """Weight decay of AdamW in local training."""
     proximal: float = option(0.0, affects="result", low=0, high=1_000_000)
-    """μ of FedProx: the loss gains μ/2 · the squared distance from where the round began."""
+    """μ of FedProx: adds μ/2 · (squared distance from the round's start) to the loss."""
     augment: bool = option(True, affects="result")
-    """Whether training slices are changed at random."""
+    """Whether training slices are augmented at random."""
     pretrain_epochs: int = option(5, affects="result", low=1, high=100_000)
     """Epochs of ``rate-my-lora pretrain``."""
     pretrain_learning_rate: float = option(0.003, affects="result", above=0, high=10)
     """Highest learning rate of pretraining; it falls along a cosine."""
     device: str = option("auto", affects="machine", choices=("auto", "cpu", "cuda"))
-    """Where to compute; ``auto`` takes a GPU when there is one."""
+    """Device to compute on; ``auto`` takes a GPU where there is one."""
     mixed_precision: bool = option(True, affects="result")
-    """Half precision on a GPU; the CPU always computes in single precision."""
+    """Whether a GPU computes in half precision; the CPU always computes in single precision."""
     threads: int = option(0, affects="machine", low=0, high=4096)
-    """CPU threads of a site's process; 0 leaves them as they are."""
+    """CPU threads of a site's process; 0 keeps torch's default."""
 
     def checks(self) -> list[Check]:
-        """Return what must hold, with the key to blame."""
+        """Return the checks beyond type and range."""
         return [("image-size", self.image_size, self.image_size % 16 == 0, "a multiple of 16")]
 
     def torch_device(self) -> torch.device:
-        """Return the device to compute on.
-
-        Raises
-        ------
-        UserError
-            CUDA is asked for and there is none.
-        """
+        """Return the device to compute on; raises UserError where CUDA is asked for and missing."""
         if self.device == "cuda" and not torch.cuda.is_available():
             raise UserError("device: found 'cuda', but this machine has no usable CUDA device")
         if self.device == "auto":
@@ -123,38 +117,38 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class FederationConfig:
-    """How long the federation runs, and whom the server waits for."""
+    """Number of rounds, and the sites that the server waits for."""
 
     rounds: int = option(8, affects="length", low=1, high=100_000)
     """Number of server rounds."""
     sites: int = option(3, affects="length", low=1, high=10_000)
     """Sites that the run waits for before round 1."""
     min_sites: int = option(2, affects="length", low=1, high=10_000)
-    """Sites that a round needs to go on."""
+    """Fewest sites that a round needs; with fewer the run stops."""
     wait_s: int = option(300, affects="machine", low=1, high=31_536_000)
-    """Seconds to wait for ``sites`` to connect; then ``min-sites`` are enough."""
+    """Seconds to wait for ``sites`` to connect; after that ``min-sites`` are enough."""
     round_timeout_s: int = option(3600, affects="machine", low=1, high=31_536_000)
     """Seconds after which a phase of a round goes on without a silent site."""
 
     def checks(self) -> list[Check]:
-        """Return what must hold between keys, with the key to blame."""
+        """Return the checks of keys against each other."""
         fits = self.min_sites <= self.sites
         return [("min-sites", self.min_sites, fits, f"at most sites = {self.sites}")]
 
 
 @dataclass(frozen=True)
 class ScreeningConfig:
-    """How the server judges what single sites send and report against the other sites'."""
+    """The server's checks of each site's adapter and Dice against those of the other sites."""
 
     norm_bound: float = option(0.0, affects="result", low=0, high=1e12)
     """A site's change of its adapter is scaled back to at most this times the median norm of the
-    sites' changes; 0 for off, otherwise at least 1. It and the next need ``merge = "svd"``."""
+    sites' changes; 0 for off, otherwise at least 1. Needs ``merge = "svd"``."""
     min_agreement: float = option(-1.0, affects="result", low=-1, high=1)
     """A site whose change has a lower median cosine with the others' is left out of the round's
-    merge; −1 for off."""
+    merge; −1 for off. Needs ``merge = "svd"``."""
     rating_check: float = option(0.0, affects="result", low=0, high=1e12)
-    """A site whose Dice changed otherwise than the sites' median, by more than this times their
-    median distance from it, is left out of the penalty; 0 for off, otherwise at least 1."""
+    """A site is left out of the penalty where its change of Dice is farther from the sites' median
+    change than this times their median distance from it; 0 for off, otherwise at least 1."""
 
     @property
     def compares_products(self) -> bool:
@@ -162,7 +156,7 @@ class ScreeningConfig:
         return self.norm_bound > 0 or self.min_agreement > -1
 
     def checks(self) -> list[Check]:
-        """Return what must hold, with the key to blame."""
+        """Return the checks beyond type and range."""
         return [
             ("norm-bound", self.norm_bound, not 0 < self.norm_bound < 1, "0 or at least 1"),
             ("rating-check", self.rating_check, not 0 < self.rating_check < 1, "0 or at least 1"),
@@ -172,7 +166,7 @@ class ScreeningConfig:
 @every_key_affects
 @dataclass(frozen=True)
 class RunConfig:
-    """The keys of a run, in groups. The defaults are the demo."""
+    """All keys of a run, in groups; the defaults are those of the demo."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -181,35 +175,29 @@ class RunConfig:
     federation: FederationConfig = field(default_factory=FederationConfig)
     screening: ScreeningConfig = field(default_factory=ScreeningConfig)
     profile: str = option("", affects="keys")
-    """Name of a file in ``configs/`` that is laid under the keys given by the user."""
+    """Name of a file in ``configs/``, whose keys the user's keys override."""
     preset: str = option("", affects="keys")
-    """Name of a method in ``strategies/methods.py`` whose keys are laid over the profile's, under
-    those given by the user; empty for Rate-My-LoRA."""
+    """Name of a method in ``strategies/methods.py``, whose keys override the profile's and are
+    overridden by the user's; empty for Rate-My-LoRA."""
     seed: int = option(0, affects="result", low=0, high=HIGHEST_SEED)
-    """Seeds initial factors, order and augmentation."""
+    """Seed of the initial factors, the order of slices and the augmentation."""
     base_model: str = option("", affects="input")
-    """Base file; empty lets the demo pretrain one on its phantom. A site's node configuration
-    ``base-model`` takes its place."""
+    """File of the base model; empty lets the demo pretrain one on its phantom. A site's node
+    configuration ``base-model`` replaces it."""
     base_sha256: str = option("", affects="result")
-    """Fingerprint that every site's base file must have; empty asks only that all agree."""
+    """SHA-256 that every site's base file must have; empty requires only that all agree."""
     run_dir: str = option("runs/latest", affects="place")
-    """Where the run leaves its files."""
+    """Folder of the run's files."""
     resume: bool = option(False, affects="place")
-    """Whether to go on from the checkpoint in ``run-dir``."""
+    """Whether to continue from the checkpoint in ``run-dir``."""
     keep_updates: str = option("last", affects="output", choices=("none", "last", "all"))
-    """Of which rounds ``run-dir/updates`` keeps the adapters that the sites sent."""
+    """Which rounds' adapters from the sites are kept in ``run-dir/updates``."""
     tensorboard: bool = option(False, affects="output")
     """Whether to write TensorBoard event files into ``run-dir/tensorboard``."""
 
     @classmethod
     def from_flat(cls, flat: Mapping[str, Value], source: str = "run config") -> "RunConfig":
-        """Parse flat kebab-case keys over the defaults.
-
-        Raises
-        ------
-        UserError
-            A key is unknown, or its value is of the wrong type or out of range.
-        """
+        """Return the configuration with these keys over the defaults; see ``parse`` for errors."""
         return parse(cls, flat, source)
 
     def to_flat(self) -> dict[str, Value]:
@@ -223,11 +211,11 @@ class RunConfig:
 
     @staticmethod
     def keys_that_affect(*what: str) -> list[str]:
-        """Return the keys that affect one of ``common.options.AFFECTS``."""
+        """Return the keys that affect one of ``what``; see ``common.options.AFFECTS``."""
         return [key for key, spec in keys_of(RunConfig).items() if spec.metadata["affects"] in what]
 
     def checks(self) -> list[Check]:
-        """Return what must hold between keys of several groups, with the key to blame."""
+        """Return the checks of keys of several groups against each other."""
         ranks, merge, sites = self.model.ranks, self.method.merge, self.federation.sites
         equal = merge == "residual" or self.method.factors == "alternate"
         products = self.screening.compares_products

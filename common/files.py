@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Writing files so that they are either whole or not there, and JSON without NaN."""
 
 import math
 import os
@@ -12,14 +12,14 @@ from common.errors import UserError
 
 @contextmanager
 def replace_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary sibling of ``path`` that takes its place when the block ends well.
+    """Yield a temporary file beside ``path`` that replaces it when the block ends without an error.
 
-    A reader never sees half a file, and a writer killed half-way leaves the old one.
+    A reader never sees half a file, and a writer that is killed leaves the old one.
 
     Raises
     ------
     UserError
-        The file cannot be written: no such right, no space, a folder in its place.
+        The file cannot be written: no permission, no space, or a folder in its place.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:

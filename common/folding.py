@@ -1,6 +1,6 @@
-"""What was folded into the base, beside it: dense weight changes by layer. Pure functions.
+"""Dense weight changes that were folded into the base, kept beside it. Pure functions.
 
-The base file stays as it is; what a model computes with is base + folded + scale · B·A.
+The base file stays as it is; a model computes with base + folded + scale · B·A.
 """
 
 from collections.abc import Mapping
@@ -12,23 +12,14 @@ from torch import Tensor
 from common.adapter import Adapter, Factors
 
 BLOCK = 1024
-"""Components that are held in double precision at a time: those of many sites may come stacked."""
+"""Components that are converted to double at a time, since many sites' may be stacked."""
 
 
 def fold(folded: Mapping[str, Tensor] | None, adapter: Adapter) -> dict[str, Tensor]:
-    """Return what was folded and the adapter's deltas in one.
+    """Return the sum of earlier folds and an adapter's deltas, by layer.
 
-    Parameters
-    ----------
-    folded
-        Weight changes (c_out, c_in·k·k) by layer; None for none yet.
-    adapter
-        Of the same layers, of any rank, 0 too.
-
-    Returns
-    -------
-    dict
-        Summed in double precision and rounded once; the arguments are left alone.
+    ``folded`` has weight changes (c_out, c_in·k·k) by layer, None for none yet. The adapter has the
+    same layers and any rank, also 0. Sums are in double precision and rounded once.
     """
     assert folded is None or set(folded) == set(adapter.layers), "folded is of another model"
     sums = {}
@@ -41,7 +32,7 @@ def fold(folded: Mapping[str, Tensor] | None, adapter: Adapter) -> dict[str, Ten
 
 
 def product(factors: Factors) -> Tensor:
-    """Return B·A in double precision, (c_out, c_in·k·k); it may have more components than fit."""
+    """Return B·A in double precision, (c_out, c_in·k·k), computed in blocks of components."""
     a, b = factors
     total = torch.zeros(b.shape[0], a.shape[1], dtype=torch.float64)
     for first in range(0, a.shape[0], BLOCK):
@@ -53,23 +44,22 @@ def product(factors: Factors) -> Tensor:
 def as_adapter(folded: Mapping[str, Tensor], adapter: Adapter | None, scale: float) -> Adapter:
     """Return one adapter that changes the base as ``folded`` and ``adapter`` together do.
 
-    So all that reads adapters can use what a folding method ends with. A dense change D is
-    B = I, A = D / scale, or B = D / scale, A = I where that is smaller. Up to the rounding of
-    D / scale this is exact.
+    It lets tools that read adapters use the result of a method that folds. A dense change D becomes
+    B = I, A = D / scale, or B = D / scale, A = I where that is smaller, exact up to rounding.
 
     Parameters
     ----------
     folded
         What :func:`fold` returned.
     adapter
-        The one in use on top of it, if any; its scale may be another.
+        The adapter in use on top of it, if any; its scale may differ.
     scale
-        Of the adapter that is returned.
+        The scale of the returned adapter.
 
     Returns
     -------
     Adapter
-        Of the rank that the largest layer needs; the others are padded with zeros.
+        Its rank is what the largest layer needs; the other layers are padded with zeros.
     """
     dense = folded if adapter is None else fold(folded, adapter)
     rank = max(min(change.shape) for change in dense.values())

@@ -1,4 +1,4 @@
-"""LoRA as a reparametrised convolution weight: W + scale · B·A, on every ``Conv2d``.
+"""LoRA as a reparametrised weight W + scale · B·A on every ``Conv2d``, and drawing an adapter.
 
 The convolution itself is unchanged and runs once, as fast as the plain layer. Source: Hu et al.,
 "LoRA", arXiv 2106.09685, Eq. 3, with the kernel flattened as in PEFT's ``Conv2d`` layers.
@@ -58,7 +58,7 @@ def attach(model: nn.Module, rank: int, scale: float) -> None:
 
 
 def attached(model: nn.Module) -> dict[str, LoRAWeight]:
-    """Return the LoRA factors in use by layer name."""
+    """Return the attached LoRA factors by layer name."""
     found = {}
     for name, layer in target_layers(model).items():
         if parametrize.is_parametrized(layer, "weight"):
@@ -69,13 +69,7 @@ def attached(model: nn.Module) -> dict[str, LoRAWeight]:
 
 
 def set_adapter(model: nn.Module, adapter: Adapter) -> None:
-    """Make the model use ``adapter``, attaching or resizing the factors where needed.
-
-    Raises
-    ------
-    ValueError
-        The adapter's layers or shapes are not this model's.
-    """
+    """Make the model use ``adapter``; raises ValueError where its layers or shapes do not fit."""
     adapter.check_fits(layer_shapes(model))
     detach(model)
     attach(model, adapter.rank, adapter.scale)
@@ -86,30 +80,28 @@ def set_adapter(model: nn.Module, adapter: Adapter) -> None:
 
 
 def get_adapter(model: nn.Module) -> Adapter:
-    """Return a copy of the factors in use, on the CPU in float32."""
+    """Return a copy of the attached factors, on the CPU in float32."""
     loras = attached(model)
     assert loras, "no adapter is attached"
-    return Adapter(
-        layers={
-            name: Factors(
-                A=lora.lora_A.detach().to("cpu", torch.float32, copy=True),
-                B=lora.lora_B.detach().to("cpu", torch.float32, copy=True),
-            )
-            for name, lora in loras.items()
-        },
-        scale=next(iter(loras.values())).scale,
-    )
+    layers = {
+        name: Factors(
+            A=lora.lora_A.detach().to("cpu", torch.float32, copy=True),
+            B=lora.lora_B.detach().to("cpu", torch.float32, copy=True),
+        )
+        for name, lora in loras.items()
+    }
+    return Adapter(layers, next(iter(loras.values())).scale)
 
 
 def detach(model: nn.Module) -> None:
-    """Take the factors off; the model is the base model again, exactly."""
+    """Take the factors off, after which the model is exactly the base model again."""
     for layer in target_layers(model).values():
         if parametrize.is_parametrized(layer, "weight"):
             parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
 
 
 def fold(model: nn.Module, adapter: Adapter, sign: int = 1) -> None:
-    """Add the adapter's deltas into the weights in place (``sign=-1`` takes them out again)."""
+    """Add the adapter's deltas to the weights in place; ``sign=-1`` takes them off, rounded."""
     adapter.check_fits(layer_shapes(model))
     with torch.no_grad():
         for name, layer in target_layers(model).items():
@@ -125,15 +117,10 @@ def add_dense(model: nn.Module, folded: Mapping[str, Tensor]) -> None:
 
 
 def train_only(model: nn.Module, halves: Collection[Half]) -> None:
-    """Let only these halves of the factors in use train."""
+    """Make only these halves of the attached factors trainable."""
     for lora in attached(model).values():
         lora.lora_A.requires_grad_("A" in halves)
         lora.lora_B.requires_grad_("B" in halves)
-
-
-def unfold(model: nn.Module, adapter: Adapter) -> None:
-    """Undo :func:`fold`, up to rounding."""
-    fold(model, adapter, sign=-1)
 
 
 def layer_shapes(model: nn.Module) -> dict[str, tuple[int, int]]:
@@ -147,9 +134,10 @@ def layer_shapes(model: nn.Module) -> dict[str, tuple[int, int]]:
 def initial_adapter(
     shapes: Mapping[str, tuple[int, int]], rank: int, scale: float, seed: int
 ) -> Adapter:
-    """Return the adapter that training starts from: A random, B zero, so it changes nothing.
+    """Return a new adapter: A random and B zero, so that it changes nothing.
 
-    A is uniform in ±1/√(c_in·k·k), as in PEFT (Kaiming with a = √5).
+    A is uniform in ±1/√(c_in·k·k), as in PEFT (Kaiming with a = √5). ``shapes`` has
+    (c_out, c_in·k·k) by layer.
     """
     generator = torch.Generator().manual_seed(seed)
     layers = {}
@@ -163,18 +151,10 @@ def initial_adapter(
 def drawn_adapter(
     config: RunConfig, shapes: Mapping[str, tuple[int, int]], rank: int, *path: int
 ) -> Adapter:
-    """Return the initial adapter of a run, the same wherever it is drawn.
+    """Return the initial adapter of a run, the same at every site and at the server.
 
-    Parameters
-    ----------
-    config
-        Its seed and scale.
-    shapes
-        (c_out, c_in·k·k) of every adapted layer.
-    rank
-        The highest of the run; sites of lower rank cut it.
-    *path
-        The round, where every round begins with one of its own.
+    ``rank`` is the run's highest; sites of lower rank truncate the adapter. Where every round
+    begins with an adapter of its own, ``path`` is the round.
     """
     seed = derive_seed(config.seed, "initial adapter", *path)
     return initial_adapter(shapes, rank, config.model.alpha_per_rank, seed)

@@ -1,16 +1,15 @@
 """The messages between server and sites: one class for each request and each reply.
 
-Whoever sends a message builds its class and calls ``to_record``; whoever reads one calls
-``from_record`` of the same class. A reply is checked twice: ``from_record`` checks its form, that
-is which records, names and types it has, and a site's egress guard lets no other form out;
-``check`` checks the values, and the server uses no reply that fails it. The arrays of a message
-are packed and read by :mod:`common.records`.
+The sender builds the class and calls ``to_record``; the receiver calls ``from_record`` of the same
+class. A reply is checked in two steps. ``from_record`` checks its form: which records, names and
+types it has. A site's egress guard lets no other form out. ``check`` checks the values, and the
+server uses no reply that fails it. :mod:`common.records` packs and reads the arrays.
 """
 
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field
 from typing import Any, ClassVar, Self, TypeVar
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -21,28 +20,30 @@ from common.config import RunConfig
 from common.errors import UserError
 from common.labels import STRUCTURES
 from common.method import BOTH, Half
+from common.options import Value, keys_of, option, parse, to_flat
 from common.weights import Parameters
 
-ADAPTER = "adapter"
-"""Key of the adapter, or the weights, in a message."""
-FOLD = "fold"
-"""Key of an adapter that the site folds into its base."""
-FOLDED = "folded"
-"""Key of all that was folded so far, dense, for a site that does not hold it."""
-OTHER = "other-{}"
-"""Key of another adapter to rate, from ``other-1``."""
-CONFIG = "config"
-"""Key of the run configuration, and of what a site says of itself."""
-METRICS = "metrics"
-"""Key of the numbers that a site reports."""
-ERROR = "error"
-"""Key in a reply's configuration: what is wrong at the site, for people."""
+# The names of the records in a message.
+ADAPTER = "adapter"  # the adapter, or the weights
+FOLD = "fold"  # an adapter that the site folds into its base
+FOLDED = "folded"  # everything folded so far, dense, for a site that does not hold it
+OTHER = "other-{}"  # another adapter to rate, counted from 1
+CONFIG = "config"  # a request's configuration and numbers; in a reply, the site's name and base
+METRICS = "metrics"  # the numbers that a site reports
 
+ERROR = "error"
+"""Key in a reply's ``CONFIG``: the sentence that says what is wrong at the site."""
+REQUIRED = ("run-id", "server-round", "site-rank", "run-rank", "folds", "held")
+"""Keys that every request has beside the run's configuration."""
+
+# Flower's types of the messages.
 DESCRIBE = "query.describe"
 TRAIN = "train"
 VALIDATE = "evaluate"
 TEST = "evaluate.test"
 
+SERVER = "message from the server"
+"""The source that errors about a request name."""
 SITE_NAME = re.compile(r"[^\x00-\x1f]{1,100}")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -59,7 +60,7 @@ NUMBERED = (
     NOT_HELD + r"(the \d+ merges so far|its factors of round \d+)",
 )
 SENTENCES = re.compile("|".join((*map(re.escape, (CANNOT, UNEXPECTED, REFUSED)), *NUMBERED)))
-"""All that a site says when something is wrong; file names and patients are in its own log."""
+"""The only sentences in which a site says what is wrong; its own log names files and patients."""
 
 R = TypeVar("R", bound="Reply")
 Reader = Callable[[ArrayRecord | None], Parameters]
@@ -67,12 +68,9 @@ Reader = Callable[[ArrayRecord | None], Parameters]
 
 
 class ReplyError(Exception):
-    """A reply that cannot be used; the message says why.
+    """A reply that cannot be used; the text says why.
 
-    Attributes
-    ----------
-    lost
-        Whether the site says that it does not hold what the request builds on.
+    ``lost`` is True where the site says that it does not hold what the request builds on.
     """
 
     def __init__(self, reason: str, *, lost: bool = False) -> None:
@@ -82,46 +80,30 @@ class ReplyError(Exception):
 
 @dataclass(frozen=True)
 class Request:
-    """What the server asks of a site in one message.
-
-    Attributes
-    ----------
-    config
-        The run's configuration.
-    run_id
-        Tells this run from every other; a resumed run has the same.
-    server_round
-        The round that the message belongs to; 0 before the first.
-    site_rank
-        The rank at which the site uses an adapter, 0 where there is none.
-    run_rank
-        The highest rank of the run.
-    folds
-        How many merges must be folded into the base before what the message brings.
-    held
-        The last round in which this site trained in this run, so that it holds what it kept of it;
-        0 for a site that need not hold anything.
-    adapter
-        The adapter, its halves or the weights to use.
-    fold
-        An adapter to fold into the base.
-    folded
-        All that was folded so far, dense by layer.
-    others
-        More adapters to rate.
-    """
+    """A request of the server to a site."""
 
     config: RunConfig
     run_id: str
+    """Tells this run from every other; a resumed run keeps it."""
     server_round: int = 0
+    """The round that the message belongs to; 0 before the first."""
     site_rank: int = 0
+    """The rank at which the site uses an adapter; 0 where there is none."""
     run_rank: int = 0
+    """The highest rank of the run."""
     folds: int = 0
+    """Number of merges that the site must have folded into its base before it uses this message."""
     held: int = 0
+    """The last round in which this site trained in this run, of which it must still hold what it
+    kept; 0 for a site that need not hold anything."""
     adapter: ArrayRecord | None = None
+    """The adapter, its halves or the weights to use."""
     fold: ArrayRecord | None = None
+    """An adapter to fold into the base."""
     folded: ArrayRecord | None = None
+    """Everything folded so far: a dense weight change for each layer."""
     others: tuple[ArrayRecord, ...] = ()
+    """More adapters to rate."""
 
     kind: ClassVar[str]
     """Flower's type of the message."""
@@ -133,39 +115,26 @@ class Request:
 
     def to_record(self) -> RecordDict:
         """Return the message's content."""
-        numbers = {_key(name): getattr(self, name) for name in NUMBERS}
-        config = {**self.config.to_flat(), "run-id": self.run_id, **numbers}
         arrays = {ADAPTER: self.adapter, FOLD: self.fold, FOLDED: self.folded}
         arrays |= {OTHER.format(n): other for n, other in enumerate(self.others, start=1)}
         content = RecordDict({key: value for key, value in arrays.items() if value is not None})
-        content[CONFIG] = ConfigRecord(config)
+        flat = to_flat(self)
+        content[CONFIG] = ConfigRecord({k: v for k, v in flat.items() if isinstance(v, Value)})
         return content
 
     @classmethod
     def from_record(cls, content: RecordDict) -> Self:
-        """Read what :meth:`to_record` made.
-
-        Raises
-        ------
-        UserError
-            The configuration is not one of this version.
-        """
-        flat: dict[str, Any] = dict(content.config_records.get(CONFIG, {}))
-        run_id = flat.pop("run-id", None)
-        numbers = {name: flat.pop(_key(name), None) for name in NUMBERS}
-        for name, value in {"run_id": run_id, **numbers}.items():
-            expected = str if name == "run_id" else int
-            if type(value) is not expected:
-                raise UserError(
-                    f"message from the server: {_key(name)}: found {value!r}, expected a "
-                    f"{expected.__name__}"
-                )
+        """Read what :meth:`to_record` made; raises UserError where it is not of this version."""
+        flat: Mapping[str, object] = content.config_records.get(CONFIG, {})
+        for key in REQUIRED:
+            if key not in flat:
+                raise UserError(f"{SERVER}: found no {key!r}, expected one")
         arrays = content.array_records
         others = (OTHER.format(number) for number in range(1, len(arrays) + 1))
-        return cls(
-            RunConfig.from_flat(flat, "message from the server"),
-            run_id,
-            **numbers,
+        return parse(
+            cls,
+            flat,
+            SERVER,
             adapter=arrays.get(ADAPTER),
             fold=arrays.get(FOLD),
             folded=arrays.get(FOLDED),
@@ -173,30 +142,26 @@ class Request:
         )
 
 
-NUMBERS = ("server_round", "site_rank", "run_rank", "folds", "held")
-"""The whole numbers of a request, which travel beside the run's configuration."""
-
-
 class Describe(Request):
-    """Ask a site who it is, how many cases it has and which base file."""
+    """Asks a site who it is, how many cases it has and which base file."""
 
     kind = DESCRIBE
 
 
 class Train(Request):
-    """Ask a site to train what the message brings."""
+    """Asks a site to train the adapter or weights of the message."""
 
     kind = TRAIN
 
 
 class Validate(Request):
-    """Ask a site to rate what the message brings, or its base, on its validation patients."""
+    """Asks a site for the validation Dice of the message's adapters, or of its base."""
 
     kind = VALIDATE
 
 
 class Test(Request):
-    """Ask a site for scores of its base and of what the message brings on its test patients."""
+    """Asks a site for the test scores of its base and of the message's adapter or weights."""
 
     kind = TEST
 
@@ -207,50 +172,46 @@ REQUESTS: Mapping[str, type[Request]] = {
 
 
 def read_request(message: Message) -> Request:
-    """Return the request in a message.
-
-    Raises
-    ------
-    UserError
-        It is not one of this version's.
-    """
+    """Return the request in a message; raises UserError where it is not of this version."""
     kind = message.metadata.message_type
     if kind not in REQUESTS:
-        raise UserError(f"message from the server: found {kind!r}, expected one of {[*REQUESTS]}")
+        raise UserError(f"{SERVER}: found {kind!r}, expected one of {[*REQUESTS]}")
     return REQUESTS[kind].from_record(message.content)
-
-
-def _number(key: str, *, low: float = 0, high: float = math.inf, **default: Any) -> Any:
-    """Declare a number of a reply: its key and its range [low, high]."""
-    return field(metadata={"key": key, "low": low, "high": high}, **default)
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What a site answers; fields that are declared with ``_number`` travel as metrics."""
+    """A site's answer; its fields that are declared with ``option`` travel as metrics."""
 
     undefined: ClassVar[bool] = False
-    """Whether a further number may be NaN."""
+    """Whether the numbers of :meth:`more` may be NaN."""
 
     def more(self) -> Mapping[str, float]:
-        """Return further numbers by key."""
+        """Return by key the numbers that are not fields of their own: Dice, or distances in mm."""
         return {}
 
     def numbers(self) -> dict[str, int | float]:
         """Return all numbers by key."""
-        found = {key: getattr(self, spec.name) for key, spec in _numbers(type(self)).items()}
-        return {**{key: value for key, value in found.items() if value is not None}, **self.more()}
+        own = {key: getattr(self, spec.name) for key, spec in _metrics(type(self)).items()}
+        return {key: value for key, value in {**own, **self.more()}.items() if value is not None}
 
     def check(self) -> None:
         """Check the values; raises ReplyError where one is not finite or out of range."""
-        specs = _numbers(type(self))
+        specs = _metrics(type(self))
         for key, value in self.numbers().items():
+            if key not in specs and self.undefined and math.isnan(value):
+                continue
+            whole, low, high = False, 0.0, 1 if "dice" in key else math.inf
             if key in specs:
-                spec = specs[key]
-                whole = spec.type in (int, int | None)
-                _check_value(key, value, spec.metadata["low"], spec.metadata["high"], whole)
-            elif not (self.undefined and math.isnan(value)):
-                _check_value(key, value, 0, 1 if "dice" in key else math.inf)
+                whole = specs[key].type in (int, int | None)
+                low, high = specs[key].metadata["low"], specs[key].metadata["high"]
+            if not math.isfinite(value):
+                raise ReplyError(f"{key} is {value}, expected a finite number")
+            if whole and not isinstance(value, int):
+                raise ReplyError(f"{key} is {value:g}, expected a whole number")
+            if not low <= value <= high:
+                expected = "a Dice between 0 and 1" if high == 1 else f"at least {low:g}"
+                raise ReplyError(f"{key} is {value:g}, expected {expected}")
 
     def to_record(self) -> RecordDict:
         """Return the message's content."""
@@ -260,38 +221,38 @@ class Reply:
     def _read(
         cls, content: RecordDict, names: Iterable[str] = (), more: Iterable[str] = ()
     ) -> dict[str, Any]:
-        """Return the numbers by field, and those called ``more`` by key.
+        """Return the metrics: those of fields by field name, those called ``more`` by key.
 
-        Other records than the metrics and ``names``, and other numbers, are refused.
+        Raises ReplyError for other records than the metrics and ``names``, and for other metrics.
         """
         check_names("record", content, {METRICS, *names})
         metrics = content.get(METRICS)
         if not isinstance(metrics, MetricRecord):
             raise ReplyError("the reply has no metrics")
-        known = _numbers(cls)
-        check_names("metric", metrics, {*known, *more})
+        specs = _metrics(cls)
+        check_names("metric", metrics, {*specs, *more})
         values: dict[str, Any] = {}
-        for key in (*known, *more):
-            value = metrics.get(key)
-            if key in metrics or (key in known and known[key].default is MISSING):
+        for key in (*specs, *more):
+            if key in metrics or (key in specs and specs[key].default is MISSING):
+                value = metrics.get(key)
                 if isinstance(value, bool) or not isinstance(value, int | float):
                     raise ReplyError(f"{key} is {value!r}, expected a number")
-                values[known[key].name if key in known else key] = value
+                values[specs[key].name if key in specs else key] = value
         return values
 
 
 @dataclass(frozen=True)
 class Description(Reply):
-    """What a site tells the server before anything else: who it is, and counts."""
+    """A site's name, base file and amount of data, which it tells the server first."""
 
     name: str
     base_sha256: str
-    train_examples: int = _number("train-examples")
+    train_examples: int = option(low=0)
     """Slices in the training split."""
-    train_cases: int = _number("train-cases", default=0)
-    val_cases: int = _number("val-cases", default=0)
-    test_cases: int = _number("test-cases", default=0)
-    max_rank: int | None = _number("max-rank", low=1, default=None)
+    train_cases: int = option(0, low=0)
+    val_cases: int = option(0, low=0)
+    test_cases: int = option(0, low=0)
+    max_rank: int | None = option(None, low=1)
     """The highest rank that the site's own limits allow; None where there is no limit."""
 
     def check(self) -> None:
@@ -319,36 +280,26 @@ class Description(Reply):
             if not isinstance(value, str):
                 raise ReplyError(f"{key} is {value!r}, expected a str")
             if not pattern.fullmatch(value):
-                raise ReplyError(f"{key} is not of its form")
+                raise ReplyError(f"{key} does not match {pattern.pattern}")
         return cls(config["site"], config["base-sha256"], **cls._read(content, {CONFIG}))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
 class Update(Reply):
-    """What a site has after local training, and sends as far as the method says.
-
-    Attributes
-    ----------
-    parameters
-        The trained adapter, or weights.
-    examples
-        Slices in the training split.
-    loss
-        Mean of the last epoch.
-    seconds
-        How long the training took.
-    start_dice
-        Validation Dice of what training started from, where the run asks for it.
-    local_dice
-        Validation Dice of what training gave, where the run asks for it.
-    """
+    """The result of a site's local training."""
 
     parameters: Parameters
-    examples: int = _number("num-examples", low=1)
-    loss: float = _number("loss", low=-math.inf)
-    seconds: float = _number("seconds", low=-math.inf)
-    start_dice: float | None = _number("start-dice", high=1, default=None)
-    local_dice: float | None = _number("local-dice", high=1, default=None)
+    """The trained adapter or weights; the method decides which part of an adapter is sent."""
+    examples: int = option(key="num-examples", low=1)
+    """Slices in the training split."""
+    loss: float = option()
+    """Mean training loss of the last epoch."""
+    seconds: float = option()
+    """Duration of the training, in seconds."""
+    start_dice: float | None = option(None, low=0, high=1)
+    """Validation Dice of what training started from, where the run asks for it."""
+    local_dice: float | None = option(None, low=0, high=1)
+    """Validation Dice of what training gave, where the run asks for it."""
 
     def to_record(self, halves: Iterable[Half] = BOTH) -> RecordDict:
         """Return the message's content, with these halves of the factors or all weights."""
@@ -377,21 +328,14 @@ class Update(Reply):
 
 @dataclass(frozen=True)
 class Validation(Reply):
-    """What a site reports of a merge, and of others where it was sent more than one.
+    """A site's validation Dice of a merge, and of the other adapters that it was sent."""
 
-    Attributes
-    ----------
-    dice
-        P: the mean Dice on the validation patients.
-    volumes
-        Number of validation volumes.
-    others
-        Dice of the other adapters in the request, in their order.
-    """
-
-    dice: float = _number("dice", high=1)
-    volumes: int = _number("num-examples", default=0)
+    dice: float = option(low=0, high=1)
+    """P: the mean Dice on the validation patients."""
+    volumes: int = option(0, key="num-examples", low=0)
+    """Number of validation volumes."""
     others: tuple[float, ...] = ()
+    """Dice of the other adapters in the request, in their order."""
 
     @property
     def all_dice(self) -> tuple[float, ...]:
@@ -400,7 +344,7 @@ class Validation(Reply):
 
     def more(self) -> Mapping[str, float]:
         """Return the Dice of the others as ``dice-1`` and so on."""
-        return dict(zip(_others(len(self.others)), self.others, strict=True))
+        return dict(zip(_other_keys(len(self.others)), self.others, strict=True))
 
     @classmethod
     def from_record(cls, content: RecordDict, others: int = 0) -> Self:
@@ -408,10 +352,11 @@ class Validation(Reply):
 
         ``others`` is the number of other adapters that the request brought.
         """
-        values = cls._read(content, more=_others(others))
-        if missing := [key for key in _others(others) if key not in values]:
+        keys = _other_keys(others)
+        values = cls._read(content, more=keys)
+        if missing := [key for key in keys if key not in values]:
             raise ReplyError(f"{missing[0]} is missing")
-        found = tuple(values.pop(key) for key in _others(others))
+        found = tuple(values.pop(key) for key in keys)
         return cls(**values, others=found)
 
 
@@ -421,23 +366,17 @@ SCORES = tuple(
     for metric in ("dice", "hd95_mm")
     for structure in (*STRUCTURES, "mean")
 )
-"""Names of the final test's scores: of the base, and of what the run ended with."""
+"""Names of the final test's scores: ``base`` is the base model, ``test`` the run's result."""
 
 
 @dataclass(frozen=True)
 class TestScores(Reply):
-    """Means over a site's test patients.
+    """Means over a site's test patients."""
 
-    Attributes
-    ----------
-    cases
-        Number of test volumes.
-    scores
-        By the names of ``SCORES``; NaN where no patient has the structure.
-    """
-
-    cases: int = _number("cases")
+    cases: int = option(low=0)
+    """Number of test volumes."""
     scores: Mapping[str, float] = field(default_factory=dict)
+    """Scores by the names of ``SCORES``; NaN where no patient has the structure."""
 
     undefined = True
 
@@ -468,13 +407,13 @@ class Failure:
         return RecordDict({CONFIG: ConfigRecord({ERROR: self.reason})})
 
     def check(self) -> None:
-        """Check that the sentence is on the list of those that may leave a hospital."""
+        """Check that the sentence is one of ``SENTENCES``, which may leave a hospital."""
         if not SENTENCES.fullmatch(self.reason):
-            raise ReplyError("an error text of its own")
+            raise ReplyError("an error text that is not on the list")
 
     @classmethod
     def found_in(cls, content: RecordDict) -> Self | None:
-        """Return the failure that a reply tells of; None where it tells of none."""
+        """Return the failure that a reply reports; None where it reports none."""
         config = content.get(CONFIG)
         if not (isinstance(config, ConfigRecord) and ERROR in config):
             return None
@@ -487,7 +426,7 @@ def read_reply(message: Message, read: Callable[[RecordDict], R]) -> R:
     Parameters
     ----------
     message
-        What the site sent, or Flower in its place.
+        The site's message, or Flower's where the site did not answer.
     read
         ``from_record`` of the reply's class.
 
@@ -514,35 +453,15 @@ def payload(message: Message) -> int:
 
 
 def check_names(what: str, found: Iterable[str], allowed: Iterable[str]) -> None:
-    """Check that nothing has a name that is not allowed.
-
-    Raises
-    ------
-    ReplyError
-        Something has.
-    """
+    """Raise ReplyError where one of the names found is not allowed; ``what`` says of what."""
     if extra := sorted(set(found) - set(allowed)):
         raise ReplyError(f"{what} {extra[0]!r} is not on the list")
 
 
-def _key(name: str) -> str:
-    return name.replace("_", "-")
-
-
-def _others(count: int) -> list[str]:
+def _other_keys(count: int) -> list[str]:
     return [f"dice-{number}" for number in range(1, count + 1)]
 
 
-def _numbers(cls: type[Reply]) -> dict[str, Any]:
-    """Return the fields of a reply that travel as metrics, by key."""
-    return {spec.metadata["key"]: spec for spec in fields(cls) if "key" in spec.metadata}
-
-
-def _check_value(key: str, value: float, low: float, high: float, whole: bool = False) -> None:
-    if not math.isfinite(value):
-        raise ReplyError(f"{key} is {value}, expected a finite number")
-    if whole and not isinstance(value, int):
-        raise ReplyError(f"{key} is {value:g}, expected a whole number")
-    if not low <= value <= high:
-        expected = "a Dice between 0 and 1" if high == 1 else f"at least {low:g}"
-        raise ReplyError(f"{key} is {value:g}, expected {expected}")
+def _metrics(cls: type[Reply]) -> dict[str, Any]:
+    """Return by key the fields that travel as metrics: those declared with ``option``."""
+    return {key: spec for key, spec in keys_of(cls).items() if spec.metadata}

@@ -1,4 +1,4 @@
-"""The base model: MONAI's U-Net, its file and its fingerprint."""
+"""The base model: MONAI's U-Net, its file and its SHA-256."""
 
 import hashlib
 from collections.abc import Mapping
@@ -41,7 +41,7 @@ def build_unet(features: tuple[int, ...]) -> BasicUNet:
 
 
 def skeleton(features: tuple[int, ...]) -> BasicUNet:
-    """Return the U-Net without memory for its weights: its layers' names and shapes."""
+    """Return the U-Net with its layers' names and shapes, but no memory for its weights."""
     with torch.device("meta"):
         return build_unet(features)
 
@@ -52,7 +52,7 @@ def weight_shapes(model: torch.nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def save_base(model: torch.nn.Module, path: Path, notes: Mapping[str, str] | None = None) -> str:
-    """Write the model's weights as safetensors, ``notes`` beside; return the file's SHA-256."""
+    """Write the model's weights and ``notes`` as safetensors; return the file's SHA-256."""
     write_tensors(path, model.state_dict(), notes)
     return file_sha256(path)
 
@@ -67,12 +67,12 @@ def load_base(path: Path, features: tuple[int, ...], *, sha256: str = "") -> Bas
     features
         Channel counts that the file must fit.
     sha256
-        Expected fingerprint in hex; empty to accept any.
+        Expected SHA-256 in hex; empty to accept any.
 
     Raises
     ------
     UserError
-        The file is missing, unreadable, of another fingerprint or of other shapes.
+        The file is missing, unreadable or has another SHA-256 or other shapes.
     """
     found = file_sha256(path)
     if sha256 and found != sha256.lower():
@@ -96,13 +96,7 @@ def load_base(path: Path, features: tuple[int, ...], *, sha256: str = "") -> Bas
 
 
 def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file in hex.
-
-    Raises
-    ------
-    UserError
-        The file is missing or cannot be read.
-    """
+    """Return the SHA-256 of a file in hex; raises UserError where it cannot be read."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -111,5 +105,5 @@ def file_sha256(path: Path) -> str:
 
 
 def weight_bytes(model: torch.nn.Module) -> int:
-    """Return the payload of the model's full weights in bytes."""
-    return sum(value.numel() * value.element_size() for value in model.state_dict().values())
+    """Return the bytes of all the model's weights."""
+    return sum(value.nbytes for value in model.state_dict().values())

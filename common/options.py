@@ -1,12 +1,11 @@
-"""Keys of every file and message of settings: how one is declared, and the one parser for all.
+"""Declaring keys of configuration, and the one parser of every settings file and message.
 
-A dataclass declares its keys with :func:`option`; a field that is a dataclass itself is a group of
-keys. :func:`parse` reads flat kebab-case keys into it.
+A dataclass declares its keys with :func:`option`; a field that is itself a dataclass is a group of
+keys. :func:`parse` reads flat kebab-case keys into the dataclass.
 
-pydantic 2.14 was tried in its place. It would save about 40 of the 120 lines of code here, but it
-tells half of a range, blames a group and not a key for what must hold between keys, and needs a
-table of its own to say what was expected. It would add four packages (11 MB) and about 0.2 s to the
-start of every process.
+pydantic 2.14 was tried instead. It would save about 40 of the 120 lines of code here, but its
+errors name half of a range, blame a group for a fault between keys, and say what was expected only
+with a table of our own. It adds four packages (11 MB) and 0.2 s to the start of every process.
 """
 
 import difflib
@@ -21,11 +20,10 @@ from typing import Any, TypeVar, cast, get_args, get_origin
 from common.errors import UserError
 
 Value = bool | int | float | str
-"""What Flower's run configuration can hold."""
+"""The types of a value in Flower's run configuration."""
 
 Check = tuple[str, object, bool, str]
-"""A key, what was found, whether it is good, what is expected. What was found is None where
-the key is missing."""
+"""A key, its value (None where the key is missing), whether it is good, and what is expected."""
 
 AFFECTS = {
     "result": "the numbers of the result",
@@ -36,7 +34,7 @@ AFFECTS = {
     "output": "what is measured and written besides the result",
     "keys": "other keys, whose values the resolved configuration holds",
 }
-"""What a key of a run may affect."""
+"""What a key of a run can affect, with a description."""
 
 T = TypeVar("T")
 
@@ -60,11 +58,11 @@ def option(
     affects
         What the key of a run affects, one of ``AFFECTS``; see :func:`every_key_affects`.
     key
-        The key where it is not the field's name in kebab-case.
+        The key; the default is the field's name in kebab-case.
     low, high, above
         The range of a number, or of each number of a list: [low, high], and > above.
     choices
-        The words that are allowed.
+        The values that are allowed.
     """
     if affects and affects not in AFFECTS:
         raise TypeError(f"affects: found {affects!r}, expected one of {list(AFFECTS)}")
@@ -73,13 +71,7 @@ def option(
 
 
 def every_key_affects(cls: type[T]) -> type[T]:
-    """Decorate a dataclass of which every key must say what it affects.
-
-    Raises
-    ------
-    TypeError
-        A key says nothing.
-    """
+    """Decorate a dataclass: raises TypeError unless every key is declared with ``affects``."""
     for key, spec in keys_of(cls).items():
         if not spec.metadata.get("affects"):
             raise TypeError(f"{cls.__name__}: {key}: found no 'affects'")
@@ -87,7 +79,7 @@ def every_key_affects(cls: type[T]) -> type[T]:
 
 
 def keys_of(cls: Any) -> Mapping[str, Any]:
-    """Return the dataclass fields by key, those of groups included, in their order."""
+    """Return a dataclass's fields by key in their order, with the fields of its groups."""
     found: dict[str, Any] = {}
     for spec in fields(cls):
         found |= keys_of(spec.type) if is_dataclass(spec.type) else {_key(spec): spec}
@@ -95,7 +87,7 @@ def keys_of(cls: Any) -> Mapping[str, Any]:
 
 
 def to_flat(settings: Any) -> dict[str, Any]:
-    """Return every key with its value, as :func:`parse` reads them."""
+    """Return every key of a dataclass with its value, as :func:`parse` reads them."""
     flat: dict[str, Any] = {}
     for spec in fields(settings):
         value = getattr(settings, spec.name)
@@ -109,14 +101,14 @@ def parse(cls: type[T], flat: Mapping[str, object], source: str, **given: object
     Parameters
     ----------
     cls
-        The dataclass. Where it or a group of it has a method ``checks``, every ``Check`` that this
-        gives must hold too.
+        The dataclass. If it or a group of it has a method ``checks``, every ``Check`` that this
+        returns must be good.
     flat
         Values by key.
     source
-        Where they come from, with which every error begins.
+        The file or message that the values come from; every error begins with it.
     **given
-        Values of fields that ``flat`` cannot set.
+        Values of further fields, which ``flat`` may not set.
 
     Raises
     ------
@@ -160,24 +152,15 @@ def _unknown(key: str, known: Collection[str]) -> str:
 
 
 def checked(key: str, value: object, spec: Any, source: str) -> Any:
-    """Return ``value`` as the field's type after checking it against the field's limits.
+    """Return ``value`` as the type of the dataclass field ``spec``, checked against its limits.
 
-    Parameters
-    ----------
-    key
-        The key, for the error.
-    value
-        What was found.
-    spec
-        The dataclass field. Its type is bool, int, float or str, one of these or None, a tuple of
-        one of these for a list of different items, or a mapping for a table.
-    source
-        Where the value comes from, for the error.
+    The field's type is bool, int, float or str, one of these or None, a tuple of one of these for
+    a list of different items, or a mapping for a table. ``key`` and ``source`` are for the error.
 
     Raises
     ------
     UserError
-        It is of another type, out of range or not among the choices.
+        The value is of another type, out of range or not among the choices.
     """
     kind, inner = get_origin(spec.type), get_args(spec.type)
     if kind is tuple:
@@ -216,13 +199,7 @@ def _number(limit: float) -> str:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Read a TOML file.
-
-    Raises
-    ------
-    UserError
-        The file is missing or not TOML.
-    """
+    """Read a TOML file; raises UserError where it is missing or not TOML."""
     try:
         with path.open("rb") as file:
             return tomllib.load(file)

@@ -1,8 +1,8 @@
-"""Adapters in the format of Hugging Face PEFT, to share them with other tools.
+"""Reading and writing adapters in the format of Hugging Face PEFT.
 
-PEFT keeps an adapter in a folder of two files, which ``PeftModel.from_pretrained`` reads. Its
+PEFT keeps an adapter in a folder of two files, which ``PeftModel.from_pretrained`` reads. The
 factors of a convolution are convolutions themselves: A (r, c_in, k, k) and B (c_out, r, 1, 1).
-Neither torch's pickles nor PEFT itself is needed here. Source: PEFT 0.21, ``tuners/lora/layer.py``
+This module needs neither pickles nor PEFT. Source: PEFT 0.21, ``tuners/lora/layer.py``
 and ``utils/save_and_load.py``.
 """
 
@@ -26,10 +26,10 @@ from common.tensor_files import write_tensors
 CONFIG_FILE = "adapter_config.json"
 TENSOR_FILE = "adapter_model.safetensors"
 PREFIX = "base_model.model."
-"""What PEFT puts before a layer's name."""
+"""PEFT's prefix of a layer's name."""
 
 PLAIN: dict[str, Any] = {"peft_type": "LORA", "bias": "none"}
-"""What the configuration has to say for the adapter to be no more than W + scale · B·A."""
+"""Settings that a PEFT configuration must have to be plain LoRA, W + scale · B·A."""
 VARIANTS = (
     "use_dora",
     "use_rslora",
@@ -40,7 +40,7 @@ VARIANTS = (
     "layer_replication",
     "modules_to_save",
 )
-"""Keys that make it more than that, unless they are absent, null, false or empty."""
+"""Settings of other variants than plain LoRA, unless absent, null, false or empty."""
 
 _KEY = re.compile(rf"{re.escape(PREFIX)}(?P<layer>.+)\.(?P<factor>lora_[AB])\.weight")
 
@@ -53,10 +53,10 @@ def save_peft(adapter: Adapter, model: nn.Module, folder: Path) -> None:
     adapter
         The factors.
     model
-        The network they belong to, for the names and kernels of its layers.
+        The network of the adapter, for the names and kernels of its layers.
     folder
-        Made if need be; its ``adapter_config.json`` and ``adapter_model.safetensors`` are
-        replaced.
+        Folder whose ``adapter_config.json`` and ``adapter_model.safetensors`` are replaced; it is
+        made if it does not exist.
 
     Raises
     ------
@@ -122,13 +122,13 @@ def load_peft(folder: Path) -> Adapter:
 
 
 def _alpha(adapter: Adapter) -> float:
-    """Return alpha = scale · r, whole where a whole number is meant."""
+    """Return alpha = scale · r, rounded where the whole number gives the same scale."""
     alpha = adapter.scale * adapter.rank
     return round(alpha) if round(alpha) / adapter.rank == adapter.scale else alpha
 
 
 def _is_factor(name: str, value: Tensor) -> bool:
-    """Whether a tensor has the form of a convolution's ``lora_A`` or ``lora_B``."""
+    """Return whether a tensor has the form of a convolution's ``lora_A`` or ``lora_B``."""
     pointwise = name == "lora_A" or value.shape[2:] == (1, 1)
     return value.is_floating_point() and value.dim() == 4 and pointwise
 

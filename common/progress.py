@@ -1,4 +1,4 @@
-"""Progress of long work: a bar in a terminal, a line now and then elsewhere."""
+"""Progress of long work: a bar in a terminal, a line every 15 seconds elsewhere."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -8,14 +8,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 Advance = Callable[[str, int, int, float], None]
-"""Called with (what is being done, steps done, steps in all, loss or 0)."""
+"""Called with the name of the work, steps done, steps in all, and the loss or 0."""
 
 LINE_EVERY_S = 15.0
 
 
 @contextmanager
 def progress(console: Console) -> Iterator[Advance]:
-    """Yield a function that shows how far the work is."""
+    """Yield the function that long work calls to show its progress."""
     if not console.is_terminal:
         yield _plain_lines(console)
         return

@@ -1,4 +1,4 @@
-"""The one place where adapters become arrays of a message and come back."""
+"""Packs adapters and other tensors into the arrays of a message, and reads them back."""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,9 +15,10 @@ from common.method import Half
 PACKED = "tensors"
 """Name of the one array of an adapter."""
 NPY = b"\x93NUMPY\x01\x00"
-"""How numpy's format, version 1.0, begins; two bytes with the length of its header follow."""
+"""First bytes of numpy's format, version 1.0; the header's length follows in two bytes."""
 LARGEST = 1e6
-"""Of a factor's values. Trained ones are below 10; what is above this would overflow in a merge."""
+"""Largest absolute value of a tensor. Trained values are below 10; larger ones than this would
+overflow in a merge."""
 
 
 def adapter_to_record(adapter: Adapter) -> ArrayRecord:
@@ -36,7 +37,7 @@ def tensors_to_record(tensors: Mapping[str, Tensor]) -> ArrayRecord:
 
 
 def record_to_tensors(record: ArrayRecord) -> dict[str, Tensor]:
-    """Return the tensors of a record that came over the wire, by name; nothing else is checked.
+    """Return the tensors of a received record by name, without checking names or values.
 
     Raises
     ------
@@ -52,18 +53,17 @@ def record_to_tensors(record: ArrayRecord) -> dict[str, Tensor]:
         if not (isinstance(packed, np.ndarray) and packed.dtype == np.uint8 and packed.ndim == 1):
             raise ValueError("not an array of bytes")  # numpy opens a zip archive as a mapping
         return load(packed.tobytes())
-    except Exception as error:  # from EOFError to MemoryError, as the bytes will have it
+    except Exception as error:  # hostile bytes raise anything from EOFError to MemoryError
         raise ValueError(f"the adapter cannot be read as safetensors ({error})") from None
 
 
 def read_tensors(record: ArrayRecord) -> dict[str, Tensor]:
-    """Return a record's tensors where every one is of sound float32 values.
+    """Return a received record's tensors, checked to be float32, finite and at most ``LARGEST``.
 
     Raises
     ------
     ValueError
-        A tensor is of another type, a value is not finite or beyond ``LARGEST``, or the record is
-        not of packed tensors.
+        A tensor fails a check, or the record does not hold packed tensors.
     """
     tensors = record_to_tensors(record)
     for name, value in tensors.items():
@@ -79,7 +79,7 @@ def read_tensors(record: ArrayRecord) -> dict[str, Tensor]:
 def record_to_adapter(
     record: ArrayRecord, scale: float, shapes: Mapping[str, tuple[int, int]], rank: int | None
 ) -> Adapter:
-    """Read and check an adapter that came over the wire.
+    """Read and check a received adapter.
 
     Parameters
     ----------
@@ -90,12 +90,12 @@ def record_to_adapter(
     shapes
         (c_out, c_in·k·k) of every adapted layer.
     rank
-        The rank that was agreed with the sender; None for any.
+        The rank that the sender must use; None for any.
 
     Raises
     ------
     ValueError
-        Names, shapes, type, values or rank are not the expected ones.
+        Names, shapes, types, values or rank are not the expected ones.
     """
     tensors = read_tensors(record)
     if not tensors:
@@ -108,7 +108,7 @@ def record_to_adapter(
 
 
 def halves_to_record(adapter: Adapter, halves: Sequence[Half]) -> ArrayRecord:
-    """Return some of the adapter's factors, ``LAYER.lora_A`` or ``…lora_B``, as one array."""
+    """Return these halves of the adapter's factors (A, B or both), packed into one array."""
     endings = tuple(f".lora_{half}" for half in halves)
     return tensors_to_record({k: v for k, v in adapter.tensors().items() if k.endswith(endings)})
 
@@ -119,14 +119,14 @@ def record_to_whole(
     rest: Adapter,
     shapes: Mapping[str, tuple[int, int]],
 ) -> Adapter:
-    """Read the halves of an adapter that were sent and take the others from ``rest``.
+    """Read the halves of an adapter that were sent, and take the others from ``rest``.
 
     Parameters
     ----------
     record
         What :func:`halves_to_record` made; None where nothing is sent.
     halves
-        Which are expected, no more and no fewer.
+        The halves that must be there; no others may be.
     rest
         An adapter of the expected rank and scale.
     shapes
@@ -176,15 +176,15 @@ def type_name(value: Tensor) -> str:
 
 
 def payload_bytes(record: ArrayRecord) -> int:
-    """Return the bytes of a record's tensors, without names and framing, and without parsing them.
+    """Return the bytes of a record's tensors without their headers, without parsing the tensors.
 
-    What has no such framing counts with all its bytes; whoever uses it will refuse it.
+    An array without the expected headers counts in full; its reader will refuse it.
     """
     return sum(_tensor_bytes(array.data) for array in record.values())
 
 
 def _tensor_bytes(data: bytes) -> int:
-    """Return what is left of numpy's format, version 1.0, without its and safetensors' headers."""
+    """Return the length of packed tensors without the headers of numpy and safetensors."""
     start = len(NPY) + 2 + int.from_bytes(data[len(NPY) : len(NPY) + 2], "little")
     left = len(data) - start - 8 - int.from_bytes(data[start : start + 8], "little")
     return left if data.startswith(NPY) and left >= 0 else len(data)

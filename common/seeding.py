@@ -1,4 +1,4 @@
-"""Seeds that depend on what is done, not on who asks first."""
+"""Seeds that are derived from what they are used for, not from the order of calls."""
 
 import hashlib
 

@@ -1,4 +1,4 @@
-"""Tensors as safetensors files."""
+"""Writing tensors as safetensors files."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,9 +12,9 @@ from common.files import replace_file
 def write_tensors(
     path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, str] | None = None
 ) -> None:
-    """Replace a safetensors file at once, with ``notes`` as its metadata.
+    """Write or replace a safetensors file at once, with ``notes`` as its metadata.
 
-    Safetensors itself would write a file that no other user may read, such as a container's.
+    Safetensors' own ``save_file`` makes files that no other user, such as a container's, may read.
     """
     whole = {name: value.contiguous() for name, value in tensors.items()}
     with replace_file(path) as temporary:

@@ -7,16 +7,16 @@ from collections.abc import Iterable, Mapping, Sequence
 
 MINUS = "−"
 NONE = "–"
-"""What stands where there is no number."""
+"""Printed in place of a missing number."""
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """Return a number with so many decimals, or a dash where there is none."""
+    """Return a number with this many decimals, or a dash for None, NaN and infinity."""
     return _formatted(value, f".{digits}f")
 
 
 def signed(value: float | None, digits: int = 3) -> str:
-    """Return a number with its sign, or a dash where there is none."""
+    """Return a number with its sign, or a dash for None, NaN and infinity."""
     return _formatted(value, f"+.{digits}f")
 
 
@@ -58,7 +58,7 @@ def count(n: int, one: str) -> str:
 
 
 def csv_text(rows: Sequence[Mapping[str, str]]) -> str:
-    """Return rows as csv; the keys of the first one are the columns."""
+    """Return rows as csv; the keys of the first row are the columns."""
     text = io.StringIO()
     if rows:
         table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
@@ -75,15 +75,7 @@ def markdown_cell(text: str) -> str:
 def markdown_table(
     head: Sequence[str], rows: Iterable[Sequence[str]], words: int | None = None
 ) -> str:
-    """Return a Markdown table.
-
-    Parameters
-    ----------
-    head, rows
-        The cells.
-    words
-        How many columns from the left hold words; the others are aligned on the right.
-    """
+    """Return a Markdown table; columns after the first ``words`` (all) are aligned right."""
     left = len(head) if words is None else words
     rule = ["---"] * left + ["---:"] * (len(head) - left)
     lines = (map(markdown_cell, cells) for cells in (head, rule, *rows))

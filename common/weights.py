@@ -1,4 +1,4 @@
-"""All weights of a network, for the methods that train and average them whole."""
+"""``Weights``, all weights of a network, for the methods that train and average whole networks."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,19 +10,14 @@ from common.adapter import Adapter
 
 @dataclass(frozen=True)
 class Weights:
-    """The weights of a whole network.
-
-    Attributes
-    ----------
-    values
-        By name, as in the network's state dict; empty for those of the base file.
-    """
+    """The weights of a whole network."""
 
     values: Mapping[str, Tensor] = field(default_factory=dict)
+    """Weights by name as in the network's state dict; empty means those of the base file."""
 
     @property
     def rank(self) -> int:
-        """Whole weights have no rank."""
+        """0, since whole weights have no rank."""
         return 0
 
     @property
@@ -36,4 +31,4 @@ class Weights:
 
 
 Parameters = Adapter | Weights
-"""What a site trains and the server merges."""
+"""The trained values that sites send and the server merges."""

@@ -1,4 +1,4 @@
-"""Whether a place can be written: tried before long work, and without leaving anything there."""
+"""Checks before long work that a folder, file or log can be written; they leave nothing behind."""
 
 import os
 from pathlib import Path
@@ -7,41 +7,23 @@ from tempfile import TemporaryFile
 from common.errors import UserError
 
 BLOCK = 4096
-"""Bytes that are tried: on a full disk an empty file can still be made."""
+"""Bytes that are written as a trial: a full disk still has room for an empty file."""
 
 
 def check_folder(folder: Path) -> None:
-    """Check that files can be made in a folder, which need not be there yet.
-
-    Raises
-    ------
-    UserError
-        No such right, no space, or a file in its place.
-    """
+    """Raise UserError unless files can be made in a folder, which need not exist yet."""
     _try(folder, folder)
 
 
 def check_file(path: Path) -> None:
-    """Check that a file can be made, or replaced as ``common.files`` does it.
-
-    Raises
-    ------
-    UserError
-        No such right or no space in its folder, or a folder in its place.
-    """
+    """Raise UserError unless a file can be made, or replaced as :mod:`common.files` does it."""
     _try(path.parent, path)
     if path.is_dir():
         raise UserError(f"{path}: is a folder, expected a file to write")
 
 
 def check_log(path: Path) -> None:
-    """Check that a file can be appended to; one that is there is opened, and not touched.
-
-    Raises
-    ------
-    UserError
-        No such right or no space, or a folder in its place.
-    """
+    """Raise UserError unless a file can be appended to; an existing one is opened, not changed."""
     try:
         os.close(os.open(path, os.O_WRONLY | os.O_APPEND))
     except FileNotFoundError:
@@ -51,7 +33,7 @@ def check_log(path: Path) -> None:
 
 
 def _try(folder: Path, wanted: Path) -> None:
-    """Make a file without a name in the folder, or in the nearest above it that is there."""
+    """Make a nameless file in the folder, or in its nearest parent that exists."""
     try:
         while not folder.exists():
             folder = folder.parent

@@ -1,4 +1,4 @@
-"""Aggregation: from the sites' updates and their masses to what the sites go on with."""
+"""Which merge a method uses, and what its sites send: from updates and masses to a merge."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,32 +18,25 @@ from strategies.state import Merged, RunState
 
 @dataclass(frozen=True)
 class Shapes:
-    """The shapes of a run's network.
-
-    Attributes
-    ----------
-    layers
-        (c_out, c_in·k·k) of every adapted layer by name.
-    weights
-        Shape of every weight by name.
-    """
+    """The shapes of a run's network."""
 
     layers: Mapping[str, tuple[int, int]]
+    """(c_out, c_in·k·k) of every adapted layer by name."""
     weights: Mapping[str, tuple[int, ...]]
+    """Shape of every weight by name."""
 
     @classmethod
     def of(cls, model: nn.Module) -> "Shapes":
-        """Return the shapes of a network; it may be a skeleton."""
+        """Return the shapes of a network, which may be a :func:`common.model.skeleton`."""
         return cls(lora.layer_shapes(model), weight_shapes(model))
 
 
 def reader(
     state: RunState, method: MethodConfig, shapes: Shapes, rank: int, server_round: int
 ) -> Reader:
-    """Return a function that reads the arrays which a site sends after training.
+    """Return a function that reads and checks the arrays that a site sends after training.
 
-    A half of the factors that is not sent is taken from the last merge: it did not train, or it
-    stays at its site.
+    A half of the factors that the method does not send is taken from the last merge.
     """
 
     def read(arrays: ArrayRecord | None) -> Parameters:
@@ -79,20 +72,10 @@ def merge(
     state: RunState,
     server_round: int,
 ) -> Merged:
-    """Merge what the sites sent.
+    """Return the merge of the sites' updates with their masses m_c, as the method has it.
 
-    Parameters
-    ----------
-    updates
-        What is merged, by site.
-    masses
-        m_c by site.
-    method
-        Its ``merge`` and its ``factors`` are used.
-    state
-        The run's state before the merge, which holds the halves of factors that did not train.
-    server_round
-        The number of the round, which decides the halves that trained.
+    ``state`` is the state before the merge: halves of the factors that did not train in this
+    round stay as they are in it.
     """
     before = state.parameters
     if isinstance(before, Weights):
@@ -101,7 +84,7 @@ def merge(
     adapters = {site: u for site, u in updates.items() if isinstance(u, Adapter)}
     if method.merge == "fold":
         return Merged(before, merging.stack(adapters, masses))
-    rank = before.rank  # what was scaled back has a higher one
+    rank = before.rank  # an adapter that was scaled back has a higher rank
     how = "svd" if method.merge == "svd" else "pad"
     merged = merging.merge(adapters, masses, how, rank).truncated(rank)
     fold = merging.residual(adapters, masses) if method.merge == "residual" else None
@@ -109,7 +92,7 @@ def merge(
 
 
 def with_halves(merged: Adapter, halves: tuple[Half, ...], before: Adapter) -> Adapter:
-    """Return the merged factors of these halves, and the others as they were."""
+    """Return an adapter with these halves of the merged factors and the others of ``before``."""
     if halves == BOTH:
         return merged
     layers = {}

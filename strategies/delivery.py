@@ -1,7 +1,7 @@
-"""Delivery: what a request must bring to a site, given what the site holds.
+"""Packs requests with what a site needs, given what the site holds already.
 
-A site that trained in the round before holds its own factors and what was folded up to then, so
-that only what is new travels. Others get all of it.
+A site that trained in the round before holds its own factors and everything folded up to then, so
+it is sent only what is new. Any other site is sent everything.
 """
 
 from flwr.app import ArrayRecord
@@ -15,16 +15,10 @@ from strategies.state import Merged, RunState
 
 
 class Delivery:
-    """Packs requests by what the sites hold, as far as the server knows.
+    """Packs requests by what the server knows that each site holds.
 
-    Parameters
-    ----------
-    config
-        The run's configuration.
-    state
-        The run's state; read when a request is packed, and told what sites hold.
-    run_rank
-        The highest rank of the run.
+    ``state`` is the run's state, read whenever a request is packed; ``run_rank`` is the highest
+    rank of the run.
     """
 
     def __init__(self, config: RunConfig, state: RunState, run_rank: int) -> None:
@@ -45,17 +39,13 @@ class Delivery:
 
         Parameters
         ----------
-        kind
-            To train, validate or test.
-        server_round
-            The round that the request belongs to.
-        site
-            Name of the site.
-        rank
-            At which the site uses the adapter.
+        kind, server_round
+            The request's class, and the round that it belongs to.
+        site, rank
+            The site's name, and the rank at which it uses the adapter.
         merged
-            For training and test what the state goes on with; for validation a round's merge
-            that is not settled yet; None to ask for the base alone.
+            For training and test, what the site goes on with; for validation, the first merge of
+            a round that is not settled; None to ask for the base alone.
         others
             More adapters to rate.
         """
@@ -67,7 +57,7 @@ class Delivery:
         fold = folded = adapter = None
         folds = self.state.folds
         if merged.fold is not None:
-            settled = folds == last  # what is merged is folded into the state already
+            settled = folds == last  # the state's folds include this one already
             if settled and not holds:
                 folded = self._folded()
             else:
@@ -83,19 +73,8 @@ class Delivery:
                 halves = self.config.method.sent_down(last, whole=not holds)
                 if halves:
                     adapter = records.halves_to_record(whole.truncated(rank), halves)
-        return kind(
-            self.config,
-            self.state.run_id,
-            server_round,
-            rank,
-            self.run_rank,
-            folds,
-            held,
-            adapter,
-            fold,
-            folded,
-            others,
-        )
+        numbers = (server_round, rank, self.run_rank, folds, held)
+        return kind(self.config, self.state.run_id, *numbers, adapter, fold, folded, others)
 
     def _folded(self) -> ArrayRecord:
         assert self.state.folded is not None

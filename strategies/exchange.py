@@ -1,4 +1,4 @@
-"""Talking to the sites in a round: messages out, replies matched, everything on record."""
+"""Messages of a round: sent to the sites, matched with replies, and recorded."""
 
 import time
 from collections.abc import Iterable
@@ -16,21 +16,9 @@ from strategies.state import RoundRecord, RunState
 
 
 class Exchange:
-    """What a strategy sends and receives, with the record of the round it belongs to.
+    """Addresses messages to sites, matches the replies and keeps the round's record.
 
-    Parameters
-    ----------
-    config
-        The run's configuration; it travels in every message.
-    state
-        The run's state, for its ranks and its id; see :class:`strategies.roster.Roster`.
-
-    Attributes
-    ----------
-    roster
-        Who takes part.
-    record
-        Of the round that is going on.
+    ``roster`` says who takes part; ``record`` is the record of the present round.
     """
 
     def __init__(self, config: RunConfig, state: RunState) -> None:
@@ -41,12 +29,12 @@ class Exchange:
         self._clock = time.monotonic()
 
     def begin(self, server_round: int) -> None:
-        """Open the record of a round."""
+        """Begin a round with an empty record."""
         self.record = RoundRecord(server_round)
         self._clock = time.monotonic()
 
     def online(self, grid: Grid) -> list[Member]:
-        """Return the sites to send to, and record who was turned away since the last time."""
+        """Return the sites to send to; record those turned away since the last call."""
         sites = self.roster.online(grid)
         for name, reason in self.roster.refusals:
             self.refuse("join", name, reason)
@@ -54,7 +42,7 @@ class Exchange:
         return sites
 
     def message(self, site: Member, request: Request) -> Message:
-        """Return a message to a site; its payload is counted."""
+        """Return a message to a site and count its payload."""
         message = Message(request.to_record(), dst_node_id=site.node_id, message_type=request.kind)
         self._asked.append((message.metadata, site))
         self.record.add_bytes(site.name, down=payload(message))
@@ -65,16 +53,18 @@ class Exchange:
         return grid.send_and_receive(messages, timeout=self.config.federation.round_timeout_s)
 
     def by_site(self, replies: Iterable[Message], phase: str) -> list[tuple[Member, Message]]:
-        """Return replies with their sites, by name; sites silent or gone are recorded.
+        """Return each site with its reply, sorted by name, and count the replies' payload.
 
-        The payload of the replies is counted.
+        Sites that are silent or gone are recorded as refused.
         """
         asked = {metadata.message_id: site.node_id for metadata, site in self._asked}
         self._asked.clear()
         by_node = {}
         for reply in replies:
             node, answered = reply.metadata.src_node_id, reply.metadata.reply_to_message_id
-            if node == SUPERLINK_NODE_ID and answered:  # it answers for a site that is gone
+            if (
+                node == SUPERLINK_NODE_ID and answered
+            ):  # the SuperLink answers for a site that is gone
                 node = asked.get(answered, node)
             by_node[node] = reply
         found = []
@@ -92,7 +82,7 @@ class Exchange:
         log(WARNING, "%s is left out of %s: %s", site, phase, reason)
 
     def split_time(self, phase: str) -> None:
-        """Record the seconds since the last phase, or the round's beginning, as ``phase``'s."""
+        """Record as the time of ``phase`` the seconds since the last call or the round's start."""
         now = time.monotonic()
         self.record.seconds[phase] = round(now - self._clock, 3)
         self._clock = now

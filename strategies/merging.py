@@ -1,4 +1,4 @@
-"""Merging: one adapter from those of several sites. Pure functions, no Flower.
+"""The merges: one adapter from those of several sites. Pure functions, no Flower.
 
 A merge is Σ_c m_c · X_c with the masses m_c = share_c · w_c; what "·" and "Σ" mean for adapters
 depends on the merge:
@@ -11,8 +11,8 @@ depends on the merge:
          product of means is not the mean of products.
 ``fold`` the products are summed and nothing is cut: :func:`stack` goes into the base, and
          adapters start anew. As FLoRA, Wang et al., arXiv 2409.05976.
-``residual`` as ``pad``, and what that misses of the sum of products, :func:`residual`, goes into
-         the base. As FedEx-LoRA, Singhal et al., arXiv 2410.09432.
+``residual`` as ``pad``; the difference between the sum of products and the product of means,
+         :func:`residual`, goes into the base. As FedEx-LoRA, Singhal et al., arXiv 2410.09432.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -43,8 +43,7 @@ def merge(
     how
         ``svd``, ``pad`` or ``residual``, which is ``pad`` here; see the module.
     rank
-        The run's highest rank, so that the merge keeps it when the sites that train at it
-        are away.
+        The run's highest rank, which the merge keeps even when the sites of that rank are away.
 
     Returns
     -------
@@ -58,22 +57,19 @@ def merge(
 
 
 def stack(adapters: Mapping[str, Adapter], mass: Mapping[str, float]) -> Adapter:
-    """Return Σ_c m_c B_c A_c as [m_1 B_1 … m_N B_N] [A_1; …; A_N], of rank Σ_c r_c.
-
-    What ``fold`` puts into the base: the whole sum, whatever the ranks and masses.
-    """
+    """Return Σ_c m_c B_c A_c, exactly, as [m_1 B_1 … m_N B_N] [A_1; …; A_N] of rank Σ_c r_c."""
     return _layer_by_layer(adapters, mass, _stack)
 
 
 def residual(adapters: Mapping[str, Adapter], mass: Mapping[str, float]) -> Adapter:
-    """Return Σ_c m_c B_c A_c − B̂ Â, what ``pad`` misses of the sum of products, as factors.
+    """Return Σ_c m_c B_c A_c − B̂ Â as factors: the part of the sum of products that ``pad`` misses.
 
     With B̂ = Σ_c m_c B_c and Â = Σ_c m_c A_c of the padded factors, this is
-    Σ_c m_c (B_c − B̂) A_c, of which the first r_c columns of B̂ meet rows of A_c that are not
-    zeros. So it has rank Σ_c r_c at most, whatever the ranks and masses.
+    Σ_c m_c (B_c − B̂) A_c. Only the first r_c columns of B̂ meet rows of A_c that are not zero, so
+    its rank is at most Σ_c r_c, whatever the ranks and masses.
 
-    With equal ranks and masses that sum to one also Σ_c m_c (B_c − B̂) = 0. Then one site's A can
-    be taken off all, Σ_{c<N} m_c (B_c − B̂) (A_c − A_N), and the rank is (N − 1) r: of one site 0.
+    With equal ranks and masses that sum to one, Σ_c m_c (B_c − B̂) = 0 as well. Subtracting A_N
+    from every A_c then changes nothing: Σ_{c<N} m_c (B_c − B̂) (A_c − A_N), of rank (N − 1) r.
     """
     return _layer_by_layer(adapters, mass, _residual)
 
@@ -118,7 +114,7 @@ def _residual(factors: Sequence[Factors], mass: Sequence[float]) -> Factors:
     if len(set(ranks)) > 1 or not isclose(sum(mass), 1, rel_tol=1e-9):
         return _stack(apart, mass)
     a, b = _stack([Factors(f.A - factors[-1].A, f.B) for f in apart], mass)
-    rest = a.shape[0] - ranks[-1]  # the last site's A is zero now
+    rest = a.shape[0] - ranks[-1]  # the last site's A is zero now and can go
     return Factors(a[:rest].contiguous(), b[:, :rest].contiguous())
 
 
@@ -137,17 +133,17 @@ def _merge_svd(factors: Sequence[Factors], mass: Sequence[float], rank: int) -> 
     found = min(rank, len(s))
     b = (u[:, :found] * root[:found]).float()
     a = (root[:found, None] * vt[:found]).float()
-    missing = rank - found  # a layer narrower, or less in the stacks, than the rank
+    missing = rank - found  # a layer narrower than the rank, or stacks with fewer components
     return Factors(F.pad(a, (0, 0, 0, missing)).contiguous(), F.pad(b, (0, missing)).contiguous())
 
 
 def _svd(stacked: Factors) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the SVD of B A in double precision, of as many components as may not be zero.
+    """Return the SVD of B A in double precision, without components that must be zero.
 
-    With Q_B R_B the QR of B (c_out × R) and Q_A R_A that of Aᵀ (fan_in × R), the product is
-    Q_B (R_B R_Aᵀ) Q_Aᵀ: its SVD is that of a matrix of at most R × R, and the dense
-    c_out × fan_in product is never built. The stacks of hundreds of sites are larger than it is:
-    these are multiplied out, block by block.
+    With the QR decompositions B = Q_B R_B (c_out × R) and Aᵀ = Q_A R_A (fan_in × R), the product
+    is Q_B (R_B R_Aᵀ) Q_Aᵀ. So the SVD of a matrix of at most R × R is enough, and the dense
+    c_out × fan_in product is never built. Only where R is larger than that product, with hundreds
+    of sites, it is multiplied out.
     """
     a, b = stacked
     if a.shape[0] > max(BLOCK, min(b.shape[0], a.shape[1])):
@@ -162,7 +158,7 @@ def _svd(stacked: Factors) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _fix_signs(u: Tensor, vt: Tensor) -> tuple[Tensor, Tensor]:
-    """Make the largest entry of every column of U positive: an SVD is unique up to this."""
+    """Make the largest entry of every column of U positive, as an SVD leaves the signs open."""
     largest = u.abs().argmax(dim=0)
     sign = torch.where(u[largest, torch.arange(u.shape[1])] < 0, -1.0, 1.0).to(u.dtype)
     return u * sign, vt * sign[:, None]

@@ -1,9 +1,9 @@
-"""The methods by name: each one is a combination of configuration keys.
+"""Rate-My-LoRA and other methods of the field by name, each as a combination of configuration keys.
 
-A new method that combines what is there is one entry here. What the words mean is in
-:mod:`common.method`; the equations are in :mod:`strategies.merging`, :mod:`strategies.weighting`
-and :mod:`strategies.rules`. In the equations of the entries c is a site, t a round, n_c the site's
-training slices, ΔW = s·B·A the change that an adapter makes.
+A new combination of existing choices is one entry here. :mod:`common.method` explains the keys;
+the equations are in :mod:`strategies.merging`, :mod:`strategies.weighting` and
+:mod:`strategies.rules`. In the entries c is a site, t a round, n_c the site's number of training
+slices, m_c its mass, and ΔW = s·B·A the weight change of an adapter with scale s.
 """
 
 from collections.abc import Mapping
@@ -17,27 +17,18 @@ EQUAL: dict[str, Value] = {"ranks": "equal", "merge": "pad"}
 
 @dataclass(frozen=True)
 class Method:
-    """A method of the field.
-
-    Attributes
-    ----------
-    title
-        What the method does, in one line.
-    source
-        The paper, with its equation or algorithm.
-    equation
-        How the next round's start comes from the sites' updates.
-    keys
-        Keys of the run configuration that differ from the defaults.
-    note
-        How this implementation differs from the source.
-    """
+    """A method of the field."""
 
     title: str
+    """The method in one line."""
     source: str
+    """The paper, with its equation or algorithm."""
     equation: str
+    """How the next round's start comes from the sites' updates."""
     keys: Mapping[str, Value] = field(default_factory=dict)
+    """Keys of the run configuration that differ from the defaults."""
     note: str = ""
+    """Differences of this implementation from the source."""
 
 
 METHODS: Mapping[str, Method] = {

@@ -1,4 +1,4 @@
-"""Which LoRA rank each site trains with."""
+"""The LoRA rank that each site trains with, from the keys ``rank`` and ``ranks``."""
 
 import math
 from collections.abc import Mapping
@@ -14,12 +14,11 @@ def assign_ranks(ranks: str, rank: int, examples: Mapping[str, int]) -> dict[str
     Parameters
     ----------
     ranks
-        ``equal``: ``rank`` for all.
-        ``by-size``: ``rank`` for the largest training set, halved for every halving of the
-        size, to the nearest power: rank · 2^round(log₂(n_c / n_max)), at least 1. Sites of
-        1 : 1 : ½ get 32, 32, 16 from rank 32.
-        ``16,32,32``: in the order of the sites' names.
-        ``GE=16,Philips=32,Siemens=32``: by name.
+        ``equal``: ``rank`` for all sites.
+        ``by-size``: rank · 2^round(log₂(n_c / n_max)), at least 1: half the rank for half the
+        training examples. With rank 32, sites of sizes 1 : 1 : ½ get 32, 32 and 16.
+        ``16,32,32``: one rank for each site, in the order of their names.
+        ``GE=16,Philips=32,Siemens=32``: ranks by name.
     rank
         The highest rank of ``equal`` and ``by-size``.
     examples

@@ -1,17 +1,25 @@
 """Rate-My-LoRA as a Flower strategy: train, first merge, validate, penalty, re-merge.
 
-Source: He et al., "Rate-My-LoRA", ISBI 2025, arXiv 2501.03223. The hooks here only move messages.
-What a round computes is in :mod:`strategies.round`; Eq. 1 is in :mod:`strategies.rules.penalty`,
-the merges are in :mod:`strategies.merging`. Other methods (:mod:`strategies.methods`) differ in
-what is sent (:mod:`strategies.delivery`), merged (:mod:`strategies.aggregation`) and rated
-(:mod:`strategies.rules`), and use the same strategy.
+Source: He et al., "Rate-My-LoRA", ISBI 2025, arXiv 2501.03223. Flower calls four hooks a round;
+they move messages, and :class:`strategies.round.Round` computes.
+
+``configure_train``     sends every site the adapter of the last round; each trains it.
+``aggregate_train``     makes the first merge, in which every site has its full share:
+                        ``Round.merge``, :mod:`strategies.merging`.
+``configure_evaluate``  sends every site the first merge; each validates it on its own patients.
+``aggregate_evaluate``  turns the sites' Dice into penalties (Eq. 1:
+                        :mod:`strategies.rules.penalty`) and merges again: ``Round.settle``.
+
+The other methods of :mod:`strategies.methods` use the same strategy. They differ in what is sent
+(:mod:`strategies.delivery`), merged (:mod:`strategies.aggregation`) or rated
+(:mod:`strategies.rules`).
 """
 
 from collections.abc import Callable, Iterable
 from functools import partial
 from logging import INFO
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.common import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
@@ -19,7 +27,7 @@ from flwr.serverapp.strategy import Result, Strategy
 from common import messages, records
 from common.config import RunConfig
 from common.errors import UserError
-from common.messages import ReplyError, Request, Train, Update, Validate, Validation, read_reply
+from common.messages import R, ReplyError, Request, Update, Validation, read_reply
 from common.model import skeleton
 from common.options import Value
 from common.weights import Parameters, Weights
@@ -34,9 +42,10 @@ from strategies.state import Merged, RoundRecord, RunState
 
 EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
 OnRound = Callable[[RunState, RoundRecord], None]
-"""Called after every finished round; what it saves is what a crash cannot take."""
+"""Called with the run's state and the round's record after every finished round, to save them."""
 OnPhase = Callable[[int, str], None]
-"""Called with (server round, phase) when a phase begins."""
+"""Called with the server round and the phase when a phase begins: ``gather``, ``rate base``,
+``train``, ``validate`` or ``test``."""
 
 
 class RateMyLoRA(Strategy):
@@ -49,15 +58,12 @@ class RateMyLoRA(Strategy):
     shapes
         Shapes of the network's layers and weights; the default is the configuration's U-Net.
     state
-        Where to start, such as the state of a checkpoint; the default is the initial adapter.
-    on_round
-        Called after every finished round.
-    on_phase
-        Called when a phase begins: ``gather``, ``rate base``, ``train``, ``validate``, ``test``.
+        The state to start from, such as a checkpoint's; the default has the initial adapter.
+    on_round, on_phase
+        See ``OnRound`` and ``OnPhase``.
     **keys
-        Keys of the run configuration that take the place of those in ``config``, such as
-        ``rounds``, ``lambda_0``, ``decay``, ``merge``, ``share``, ``rating`` or ``min_sites``; see
-        :mod:`common.config` and :mod:`common.method`.
+        Keys of :mod:`common.config` and :mod:`common.method`, with underscores, that replace those
+        in ``config``, such as ``rounds``, ``lambda_0``, ``merge``, ``share`` or ``min_sites``.
 
     Raises
     ------
@@ -110,8 +116,8 @@ class RateMyLoRA(Strategy):
     ) -> Result:
         """Gather the sites, rate the base model and run the rounds that are left.
 
-        Flower evaluates and returns what ``aggregate_train`` gave, the first merge; here both are
-        of the penalised re-merge, which is only known after the validation. There is no
+        Flower's own ``start`` evaluates and returns the result of ``aggregate_train``, which is the
+        first merge. This one evaluates and returns the penalised re-merge. There is no
         ``train_config`` or ``evaluate_config``: sites get the run's configuration.
 
         Parameters
@@ -119,12 +125,13 @@ class RateMyLoRA(Strategy):
         grid
             The grid that Flower gives the ServerApp.
         initial_arrays
-            What to start from, as :meth:`arrays` returns it; the default is the state's.
+            The adapter or weights to start from, in the form of :meth:`arrays`; the default is the
+            state's.
         num_rounds, timeout
             Rounds in all, and seconds to wait for the sites in each phase of a round; the defaults
             are the configuration's ``rounds`` and ``round-timeout-s``.
         evaluate_fn
-            Called before the first round and after every round with the round and the re-merge.
+            Called with the round and the re-merge, before the first round and after every round.
 
         Returns
         -------
@@ -135,7 +142,7 @@ class RateMyLoRA(Strategy):
         Raises
         ------
         UserError
-            Too few sites can take part, or are left in a round; or the initial arrays do not fit.
+            Too few sites can take part or are left in a round, or the initial arrays do not fit.
         """
         if initial_arrays is not None:
             self.state.parameters = self._read_initial(initial_arrays)
@@ -156,7 +163,7 @@ class RateMyLoRA(Strategy):
         return result
 
     def arrays(self) -> ArrayRecord:
-        """Return the adapter, or the weights, that the run has reached, as Flower keeps them."""
+        """Return the run's present adapter or weights in Flower's form."""
         return records.tensors_to_record(self.state.parameters.tensors())
 
     def _read_initial(self, arrays: ArrayRecord) -> Parameters:
@@ -171,7 +178,7 @@ class RateMyLoRA(Strategy):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Send every site the last re-merge at its rank."""
+        """Send every site the last round's re-merge, cut to the site's rank, to train."""
         self._begin_round(self.state.server_round + 1)  # Flower counts from 1 when resumed, too
         self.on_phase(self.state.server_round + 1, "train")
         sent = []
@@ -180,24 +187,23 @@ class RateMyLoRA(Strategy):
             self.exchange.record.note(site.name, rank=rank)
             if self.method.keeps_own or self.method.folds:
                 self.exchange.record.note(site.name, held=self.state.held.get(site.name, 0))
-            sent.append(self._message(site, Train, self.state.merged(site.name), rank))
+            sent.append(self._message(site, messages.Train, self.state.merged(site.name), rank))
         return sent
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Check what the sites trained and merge it with the shares alone."""
+        """Check what the sites trained and make the first merge, with the shares alone."""
         self.exchange.split_time("train")
         number = self.exchange.record.server_round
-        updates = {}
-        for site, reply in self.exchange.by_site(replies, "train"):
+
+        def read(site: Member, content: RecordDict) -> Update:
             rank = self.exchange.roster.rank(site)
-            read = aggregation.reader(self.state, self.method, self.shapes, rank, number)
-            try:
-                updates[site.name] = read_reply(reply, partial(Update.from_record, read=read))
-                self.state.held[site.name] = number
-            except ReplyError as error:
-                self._refuse("train", site.name, error)
+            arrays = aggregation.reader(self.state, self.method, self.shapes, rank, number)
+            return Update.from_record(content, arrays)
+
+        updates = self._read("train", replies, read)
+        self.state.held.update(dict.fromkeys(updates, number))
         self._put_on_record(self.round.screen(updates))
         self._require_sites()
         merged = self.round.merge()
@@ -207,7 +213,7 @@ class RateMyLoRA(Strategy):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Send every site the first merge at its rank, where the method rates it."""
+        """Send every site the first merge, cut to its rank, where the method validates it."""
         if not self.method.validates:
             return []
         self.on_phase(self.exchange.record.server_round, "validate")
@@ -217,13 +223,13 @@ class RateMyLoRA(Strategy):
         for site in self.exchange.online(grid):
             rank = self.exchange.roster.rank(site)
             more = tuple(records.adapter_to_record(other.truncated(rank)) for other in others)
-            sent.append(self._message(site, Validate, merged, rank, more))
+            sent.append(self._message(site, messages.Validate, merged, rank, more))
         return sent
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
-        """Settle the masses by what the sites report and merge again."""
+        """Turn the sites' Dice into masses, merge again with these, and end the round."""
         validation: dict[str, Validation] = {}
         if self.method.validates:
             self.exchange.split_time("validate")
@@ -234,20 +240,16 @@ class RateMyLoRA(Strategy):
         return MetricRecord({f"dice {name}": v.dice for name, v in validation.items()}) or None
 
     def test(self, grid: Grid) -> dict[str, dict[str, float]]:
-        """Ask every site for the scores of the base and of the result on its test patients."""
+        """Return by site the scores of the base and of the result on its test patients."""
         self._begin_round(self.state.server_round)
         self.on_phase(self.state.server_round, "test")
         sent = []
         for site in self.exchange.online(grid):
             rank = self.exchange.roster.rank(site) if self.method.personal else self.run_rank
             sent.append(self._message(site, messages.Test, self.state.merged(site.name), rank))
-        scores = {}
-        for site, reply in self.exchange.by_site(self.exchange.send(grid, sent), "test"):
-            try:
-                scores[site.name] = read_reply(reply, messages.TestScores.from_record).numbers()
-            except ReplyError as error:
-                self._refuse("test", site.name, error)
-        return scores
+        replies = self.exchange.send(grid, sent)
+        found = self._read("test", replies, lambda _, c: messages.TestScores.from_record(c))
+        return {site: scores.numbers() for site, scores in found.items()}
 
     def _message(
         self,
@@ -261,18 +263,25 @@ class RateMyLoRA(Strategy):
         request = self.delivery.pack(kind, number, site.name, rank, merged, others)
         return self.exchange.message(site, request)
 
-    def _refuse(self, phase: str, site: str, error: ReplyError) -> None:
-        """Record a refusal; a site that lost what it held is from then on like a newcomer."""
-        if error.lost:
-            self.state.held.pop(site, None)
-        self.exchange.refuse(phase, site, str(error))
+    def _read(
+        self, phase: str, replies: Iterable[Message], read: Callable[[Member, RecordDict], R]
+    ) -> dict[str, R]:
+        """Return the sound replies by site name; put the others on record as refused."""
+        found = {}
+        for site, reply in self.exchange.by_site(replies, phase):
+            try:
+                found[site.name] = read_reply(reply, partial(read, site))
+            except ReplyError as error:
+                if error.lost:  # from now on the site is sent everything, as a newcomer is
+                    self.state.held.pop(site.name, None)
+                self.exchange.refuse(phase, site.name, str(error))
+        return found
 
     def _rate_base(self, grid: Grid) -> None:
         """Ask for P(0), the validation of the frozen base, before round 1."""
         self._begin_round(0)
         self.on_phase(0, "rate base")
-        sites = self.exchange.online(grid)
-        sent = [self._message(site, Validate) for site in sites]
+        sent = [self._message(site, messages.Validate) for site in self.exchange.online(grid)]
         validation = self._read_validations(self.exchange.send(grid, sent))
         for name, found in validation.items():
             self.state.previous[name] = found.dice
@@ -283,7 +292,7 @@ class RateMyLoRA(Strategy):
     def _begin_round(self, number: int) -> None:
         self.exchange.begin(number)
         self.round = Round(number, self.config, self.state, self.rule)
-        self._others = 0  # adapters that sites validate beside the merge
+        self._others = 0  # number of adapters that sites validate beside the merge
 
     def _put_on_record(self, found: RoundRecord) -> None:
         record = self.exchange.record
@@ -294,17 +303,10 @@ class RateMyLoRA(Strategy):
             self.exchange.refuse(refused["phase"], refused["site"], refused["reason"])
 
     def _read_validations(self, replies: Iterable[Message]) -> dict[str, Validation]:
-        validation = {}
-        for site, reply in self.exchange.by_site(replies, "validate"):
-            try:
-                read = partial(Validation.from_record, others=self._others)
-                validation[site.name] = read_reply(reply, read)
-            except ReplyError as error:
-                self._refuse("validate", site.name, error)
-        return validation
+        return self._read("validate", replies, lambda _, c: Validation.from_record(c, self._others))
 
     def _require_sites(self) -> None:
-        """Stop the run when too few sites are left; what was saved stays."""
+        """Raise UserError when too few sites are left in a round; the saved rounds stay."""
         found, record = len(self.round.used), self.exchange.record
         needed = self.config.federation.min_sites
         if found >= needed:

@@ -1,4 +1,4 @@
-"""Who takes part: which nodes are there, what their sites are called and how large they are."""
+"""The sites that take part: their nodes, their descriptions of themselves and their ranks."""
 
 import time
 from collections import Counter
@@ -17,30 +17,23 @@ from strategies.state import RunState
 
 POLL_S = 1.0
 MEET_S = 30
-"""How long a round that goes on waits for newcomers to describe themselves."""
+"""Seconds that a round waits for new nodes to describe themselves."""
 ASK_AGAIN_S = 120.0
-"""When a node that did not describe itself is asked once more."""
+"""Seconds after which a node that did not describe itself is asked again."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """A site that takes part in the run.
-
-    Attributes
-    ----------
-    node_id
-        Flower's key; answers are told apart by it.
-    facts
-        What the site said of itself. Its name is for people, and for going on after a restart,
-        when Flower gives new keys.
-    """
+    """A site that takes part in the run."""
 
     node_id: int
+    """Flower's id of the site's node, by which replies are matched."""
     facts: Description
+    """The site's description of itself."""
 
     @property
     def name(self) -> str:
-        """The site's name."""
+        """The site's name, which stays when Flower gives it a new node id after a restart."""
         return self.facts.name
 
 
@@ -52,34 +45,23 @@ class Roster:
     config
         The run's configuration; sent to every site that is asked to describe itself.
     state
-        The run's state: its id, and the ranks by site name, which are filled when the run starts.
-
-    Attributes
-    ----------
-    members
-        By node, all that were ever admitted and not replaced.
-    ranks
-        By site name, fixed when the run starts.
-    base_sha256
-        The fingerprint that every site's base file must have.
-    refusals
-        (site, reason) of nodes that were turned away; whoever records them empties the list.
+        The run's state: its id, and the ranks by site name, which :meth:`gather` fills.
     """
 
     def __init__(self, config: RunConfig, state: RunState) -> None:
         self.config = config
-        self.members: dict[int, Member] = {}
+        self.members: dict[int, Member] = {}  # by node: all that were admitted and not replaced
         self.run_id = state.run_id
         self.ranks = state.ranks
-        self.base_sha256 = config.base_sha256.lower()
-        self.refusals: list[tuple[str, str]] = []
+        self.base_sha256 = config.base_sha256.lower()  # that every site's base file must have
+        self.refusals: list[tuple[str, str]] = []  # (site, reason); whoever records it empties it
         self._turned_away: set[int] = set()
         self._connected: set[int] = set()
-        self._away: set[int] = set()  # admitted, gone, and not asked since they came back
+        self._away: set[int] = set()  # members that left and were not asked since they came back
         self._silent: dict[int, float] = {}  # by node, when to ask again
 
     def gather(self, grid: Grid) -> None:
-        """Wait for the run's sites, get to know them and fix their ranks.
+        """Wait for the run's sites, ask each to describe itself and fix their ranks.
 
         Raises
         ------
@@ -109,18 +91,13 @@ class Roster:
             log(INFO, "%s: rank %d, %s", site.name, self.rank(site), _counts(site.facts))
 
     def online(self, grid: Grid, patience_s: float = MEET_S) -> list[Member]:
-        """Return the sites that are connected now, sorted by name; new nodes are asked first.
+        """Return the members that are connected now, sorted by name.
 
-        Parameters
-        ----------
-        grid
-            Of the run.
-        patience_s
-            How long to wait for what new nodes say of themselves. Sites that were gone are asked
-            again, as their base file may be another one now.
+        New nodes are first asked to describe themselves, and waited for ``patience_s`` seconds.
+        Members that were gone are asked again, as their base file may have changed.
         """
         nodes = set(grid.get_node_ids())
-        if gone := self._connected - nodes:  # a name that was taken may be free now
+        if gone := self._connected - nodes:  # the name that was taken may be free now
             self._turned_away.clear()
             self._away |= gone & set(self.members)
         self._connected = nodes
@@ -133,10 +110,7 @@ class Roster:
         return sorted((s for node, s in self.members.items() if node in here), key=lambda s: s.name)
 
     def rank(self, site: Member) -> int:
-        """Return the site's rank, within its own limit.
-
-        One that joins later gets that of the smallest site.
-        """
+        """Return the site's rank, within its own limit; a late joiner gets the lowest rank."""
         rank = self.ranks.get(site.name, min(self.ranks.values()))
         return rank if site.facts.max_rank is None else min(rank, site.facts.max_rank)
 
@@ -146,12 +120,12 @@ class Roster:
             [Message(content, dst_node_id=node, message_type=Describe.kind) for node in new],
             timeout=min(patience_s, self.config.federation.round_timeout_s),
         )
-        self._turned_away.update(new)  # until they are admitted, or some node leaves
+        self._turned_away.update(new)  # until they are admitted or some node leaves
         silent = set(new)
         described: list[Member] = []
         for reply in replies:
             node = reply.metadata.src_node_id
-            if node not in silent:  # the SuperLink itself, of a node that is gone
+            if node not in silent:  # the SuperLink's answer for a node that is gone
                 continue
             silent.discard(node)
             try:
@@ -162,7 +136,7 @@ class Roster:
         self._turned_away -= silent
         self._silent |= dict.fromkeys(silent, time.monotonic() + ASK_AGAIN_S)
         described.sort(key=lambda site: (site.name, site.node_id))  # not by who answered first
-        if not self.base_sha256 and described:  # what most of them have
+        if not self.base_sha256 and described:  # take the base file that most sites have
             found = Counter(site.facts.base_sha256 for site in described)
             self.base_sha256 = found.most_common(1)[0][0]
         for site in described:
@@ -176,7 +150,7 @@ class Roster:
         for node, other in list(self.members.items()):
             if other.name == site.name and node != site.node_id and node in connected:
                 raise ReplyError(f"another connected site is called {site.name!r} already")
-            if other.name == site.name:  # the same site, back under a new key or the old one
+            if other.name == site.name:  # the same site, back with a new node id or the old one
                 del self.members[node]
         if (sha256 := site.facts.base_sha256) != self.base_sha256:
             raise ReplyError(

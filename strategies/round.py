@@ -1,4 +1,4 @@
-"""A round of the method: the sites' updates, their first merge, what validation makes of it."""
+"""One round of the method, without messages: first merge, validation, penalised re-merge."""
 
 from collections.abc import Mapping
 
@@ -12,10 +12,10 @@ from strategies.state import Merged, RoundRecord, RunState
 
 
 class Round:
-    """What happens between the updates and the settled merge of a round, without any message.
+    """The computation of one round, from the sites' updates to the merge that it ends with.
 
-    :meth:`screen`, :meth:`merge` and :meth:`settle` follow one another, each once; the first and
-    the last return what they add to the round's record.
+    Call :meth:`screen`, :meth:`merge` and :meth:`settle` once each, in this order; the first and
+    the last return the facts that they add to the round's record.
 
     Parameters
     ----------
@@ -26,34 +26,22 @@ class Round:
     state
         The run's state before the round; :meth:`settle` moves it on.
     rule
-        How validation moves the masses.
-
-    Attributes
-    ----------
-    updates
-        What the sites sent, by name.
-    used
-        What of it is merged, by site.
-    share
-        Share of every site in the first merge.
-    first_merge
-        The merge that is validated.
+        Turns the sites' validation into masses.
     """
 
     def __init__(self, number: int, config: RunConfig, state: RunState, rule: Rule) -> None:
         self.number = number
         self.config = config
         self.method = config.method
-        self.screening = config.screening
         self.state = state
         self.rule = rule
-        self.updates: Mapping[str, Update] = {}
-        self.used: dict[str, Parameters] = {}
-        self.share: Masses = {}
-        self.first_merge = Merged(state.parameters)
+        self.updates: Mapping[str, Update] = {}  # by site
+        self.used: dict[str, Parameters] = {}  # what is merged, by site
+        self.share: Masses = {}  # of every site in the first merge
+        self.first_merge = Merged(state.parameters)  # the merge that sites validate
 
     def screen(self, updates: Mapping[str, Update]) -> RoundRecord:
-        """Take what the sites trained, and settle what of it is merged."""
+        """Take the sites' updates; leave out or scale back those that the run's screening finds."""
         found = RoundRecord(self.number)
         self.updates = updates
         self.used = {name: update.parameters for name, update in updates.items()}
@@ -66,7 +54,7 @@ class Round:
         start = self.state.parameters
         sent = {name: a for name, a in self.used.items() if isinstance(a, Adapter)}
         if sent and isinstance(start, Adapter):
-            screened = screening.screen(sent, start, self.screening)
+            screened = screening.screen(sent, start, self.config.screening)
             for name, notes in screened.notes.items():
                 found.note(name, **notes)
             for name, reason in screened.refused.items():
@@ -83,11 +71,11 @@ class Round:
         return self.first_merge
 
     def others(self) -> list[Adapter]:
-        """Return further adapters for every site to validate."""
+        """Return the further adapters that every site validates, as the rule asks."""
         return [self._candidate(masses) for masses in self.rule.others(self.number, self.share)]
 
     def settle(self, validation: Mapping[str, Validation]) -> RoundRecord:
-        """Merge again with what validation makes of the masses, and move the state on."""
+        """Merge again with the masses that follow from the validation, and move the state on."""
         state = self.state
         settled = self.rule.settle(self.number, self.share, validation, state.previous)
         record = RoundRecord(self.number, settled.lambda_t)
@@ -109,7 +97,7 @@ class Round:
         return aggregation.merge(self.used, masses, self.method, self.state, self.number)
 
     def _candidate(self, masses: Masses) -> Adapter:
-        """Return a merge as an adapter; that of one site alone is the one that it sent."""
+        """Return the merge with these masses; of one site alone it is the adapter that it sent."""
         alone = [name for name, mass in masses.items() if mass == 1.0]
         found = self.used[alone[0]] if alone else self._merge(masses).parameters
         assert isinstance(found, Adapter)

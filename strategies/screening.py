@@ -1,10 +1,10 @@
-"""Screening: what the server does about changes and ratings that do not look like the others'.
+"""Screening: leaves out or scales back sites whose changes or Dice differ from the others'.
 
 All of it is off by default, and none of it is in the paper. Pure functions, no Flower.
 
-What a site changed in a round is Δ_c = s · (B_c A_c − B_0 A_0): its adapter against the one it was
-sent, over all layers, as the products that the merge ``svd`` sums up. Every rule compares a site
-with a median over the sites, so it holds while fewer than half of them are bad (Yin et al.,
+The change that a site made in a round is Δ_c = s · (B_c A_c − B_0 A_0), over all layers: the
+product of its factors minus that of the adapter that it was sent. Every rule compares a site with a
+median over the sites, so it holds while fewer than half of them are bad (Yin et al.,
 "Byzantine-robust distributed learning", arXiv 1803.01498).
 """
 
@@ -19,47 +19,39 @@ from common.adapter import Adapter, Factors
 from common.config import ScreeningConfig
 
 FEWEST = 3
-"""Of two sites that differ nobody can say which one is wrong."""
+"""Fewest sites to screen: of two that differ nobody can say which one is wrong."""
 RATING_FLOOR = 0.01
-"""Least spread of changes of Dice: on a few patients noise alone makes as much."""
+"""Least spread of changes of Dice that is assumed: noise alone makes as much on a few patients."""
 UNMOVED = 1e-6
-"""A change this small against the median one is rounding and has no direction."""
+"""A change of at most this part of the median norm is rounding and has no direction."""
 BLOCK = 256
-"""Rows of a Gram matrix that are held at a time."""
+"""Rows of a Gram matrix that are computed at a time."""
 
 
 @dataclass(frozen=True)
 class Screened:
-    """What of the sites' adapters is merged.
-
-    Attributes
-    ----------
-    adapters
-        By site. One that was scaled back has a higher rank than the one that was sent.
-    notes
-        By site ``norm_ratio``, ‖Δ_c‖ over the median norm, and ``agreement``, as far as the run
-        asks for them.
-    refused
-        Why a site is left out, by site.
-    """
+    """The adapters that are merged after screening, and what was found."""
 
     adapters: dict[str, Adapter]
+    """Adapters by site. One that was scaled back has a higher rank than the one that was sent."""
     notes: dict[str, dict[str, float]] = field(default_factory=dict)
+    """``norm_ratio``, ‖Δ_c‖ over the median norm, and ``agreement`` by site, as the run asks."""
     refused: dict[str, str] = field(default_factory=dict)
+    """Why a site is left out, by site."""
 
 
 def screen(sent: Mapping[str, Adapter], start: Adapter, config: ScreeningConfig) -> Screened:
-    """Leave out changes that the others contradict and bound the rest, as far as the run asks.
+    """Leave out changes that the others contradict and scale back those that are too large.
 
     Parameters
     ----------
     sent
-        What the sites sent, by name.
+        The sites' adapters, by name.
     start
-        What they were sent, each cut to its rank.
+        The adapter that the sites were sent, each cut to its rank.
     config
-        Its ``norm_bound`` and ``min_agreement`` are used. The median norm is that of all who
-        sent, whoever is left out. With fewer than three sites nothing is done.
+        ``min_agreement`` and ``norm_bound`` are used. The median norm is over all of ``sent``,
+        with those that are left out. With fewer than three sites nothing is done.
     """
     found = Screened(dict(sent))
     bounding, judging = config.norm_bound > 0, config.min_agreement > -1
@@ -114,7 +106,7 @@ def inner_products(adapters: Sequence[Adapter], start: Adapter) -> Tensor:
 
 
 def _signs(ranks: Sequence[int], start_rank: int) -> Tensor:
-    """Return +1 for the components of each site and −1 for those of the start that it was sent."""
+    """Return S of :func:`inner_products`, (sites, n)."""
     signs = torch.zeros(len(ranks), sum(ranks) + start_rank, dtype=torch.float64)
     own = 0
     for row, rank in zip(signs, ranks, strict=True):
@@ -130,7 +122,7 @@ def norm(adapter: Adapter, start: Adapter) -> float:
 
 
 def over_median(norms: Sequence[float]) -> list[float]:
-    """Return every norm over the median one."""
+    """Return every norm divided by the median norm."""
     middle = median(norms)
     return [value / middle if middle else (torch.inf if value else 0.0) for value in norms]
 
@@ -138,11 +130,11 @@ def over_median(norms: Sequence[float]) -> list[float]:
 def scaled(adapter: Adapter, start: Adapter, factor: float) -> Adapter:
     """Return the adapter whose change against ``start`` is ``factor`` times as large, exactly.
 
-    B_0 A_0 + f (B A − B_0 A_0) = [√f B, (1 − f) B_0] [√f A; A_0]: the ranks of both add up. The
-    merge by SVD takes it back. This is the norm clipping of Sun et al., "Can you really backdoor
-    federated learning?", arXiv 1911.07963, on products, with the median in place of a constant.
+    B_0 A_0 + f (B A − B_0 A_0) = [√f B, (1 − f) B_0] [√f A; A_0]: its rank is the sum of both, and
+    the merge by SVD cuts it again. This is the norm clipping of Sun et al., "Can you really
+    backdoor federated learning?", arXiv 1911.07963, on products, with the median for a constant.
     """
-    root = factor**0.5  # on both factors, so that huge ones come down to what singles hold
+    root = factor**0.5  # on both factors, so that huge values fit in float32
     layers = {}
     for name, own in adapter.layers.items():
         sent = start.truncated(adapter.rank).layers[name]
@@ -153,7 +145,7 @@ def scaled(adapter: Adapter, start: Adapter, factor: float) -> Adapter:
 
 
 def cosines(products: Tensor) -> Tensor:
-    """Return the cosines of inner products; with a change that is none they are 0."""
+    """Return the cosines (sites, sites) of inner products; those of a site without change are 0."""
     norms = products.diagonal().clamp(min=0).sqrt()
     moved = norms > UNMOVED * norms.median()
     outer = torch.where(moved, norms, torch.inf)
@@ -163,14 +155,9 @@ def cosines(products: Tensor) -> Tensor:
 def judge(cosine: Tensor, least: float) -> tuple[list[float], list[int]]:
     """Leave out, one by one, the site that agrees least with those that are left.
 
-    The agreement of a site is its median cosine with the others. It is taken anew after each
-    that is left out, because among three a single contrary site halves that of the good ones.
-
-    Returns
-    -------
-    tuple
-        The agreement that every site was judged by, and who is left out. Two always stay: of two
-        nobody can say which one is wrong.
+    The agreement of a site is its median cosine with the others. It is computed anew after each
+    exclusion, because among three sites a single contrary one halves that of the good ones. Two
+    sites always stay. Returns every site's last agreement, and the indices of those left out.
     """
     left = list(range(len(cosine)))
     agreement = [0.0] * len(cosine)
@@ -205,7 +192,7 @@ def rated(
     validation, previous
         P(t) and P(t−1) by site.
     check
-        0 for off. With fewer than three changes all are used.
+        The run's ``rating-check``; 0 for off. With fewer than three changes all are used.
     """
     change = {site: p - previous[site] for site, p in validation.items() if site in previous}
     if not check or len(change) < FEWEST:

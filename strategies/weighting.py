@@ -1,4 +1,4 @@
-"""Weighting: every site's share of a merge and its mass in it. Pure functions, no Flower."""
+"""Every site's share of a merge, and its mass: share · penalty. Pure functions, no Flower."""
 
 from collections.abc import Mapping
 from math import fsum
@@ -35,7 +35,7 @@ def shares(
 
 def product_norm(adapter: Adapter) -> float:
     """Return ‖scale · B A‖, the Frobenius norm over all layers; no dense product is built."""
-    return screening.norm(adapter, adapter.truncated(0))  # the change against no component
+    return screening.norm(adapter, adapter.truncated(0))  # its change against an adapter of rank 0
 
 
 def masses(
@@ -58,14 +58,14 @@ def masses(
 
 
 def removed(share: Mapping[str, float], mass: Mapping[str, float]) -> dict[str, float]:
-    """Return how much of each site's update the re-merge took away: 1 − mass_c / share_c.
+    """Return the part of each site's share that the re-merge took away: 1 − mass_c / share_c.
 
-    Negative where normalising gave a site more than in the first merge; 1 for a site without mass;
-    0 for one that had no share.
+    It is negative where normalising gave a site more than in the first merge, and 0 for a site
+    that had no share.
     """
     return {site: 1.0 - mass.get(site, 0.0) / s if s else 0.0 for site, s in share.items()}
 
 
 def normalises(normalise: str, merge: str) -> bool:
-    """Resolve ``normalise = "auto"``: yes where adapters live on, which is all but ``fold``."""
+    """Return whether masses are scaled; ``auto``: where adapters live on, all but ``fold``."""
     return merge != "fold" if normalise == "auto" else normalise == "yes"

@@ -31,7 +31,7 @@ LONGEST_FIRST = (
     "cli/test_compare.py",
     "test_methods.py",
 )
-"""Modules of a minute or more: begun last, one of them would keep a worker alone at the end."""
+"""Modules of a minute or more; they start first so that none runs alone at the end."""
 
 # The nets are so small that threads cost more than they bring, here and in what the tests start
 torch.set_num_threads(1)
@@ -54,7 +54,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def adapter_of(parameters: Parameters) -> Adapter:
-    """Return what is an adapter as one."""
+    """Return the parameters of a run that are an adapter."""
     assert isinstance(parameters, Adapter)
     return parameters
 

@@ -1,7 +1,7 @@
-"""The rules: from a round's validation to the masses of its merge, one file for each ``rating``.
+"""The rules that turn a round's validation into the masses of its merge, one file a ``rating``.
 
-Each file holds its equations, as pure functions, and the class that keeps what the rule carries
-from round to round. A new rule is a file here, an entry in ``RULES`` and its name among the
+Each file holds the equations, as pure functions, and the rule's class, which keeps what it carries
+from round to round. A new rule needs a file here, an entry in ``RULES``, and its name among the
 choices of ``rating`` in :mod:`common.method`.
 """
 

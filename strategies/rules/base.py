@@ -1,4 +1,4 @@
-"""What every rule answers, and the rule that changes nothing."""
+"""The interface of every rule, which is also the rule that changes nothing."""
 
 import math
 from collections.abc import Mapping
@@ -13,48 +13,38 @@ Dice = Mapping[str, float]
 Reports = Mapping[str, Validation]
 
 ROUNDING = 1e-9
-"""Dice or masses that differ by less count as equal."""
+"""Dice or masses whose difference is at most this count as equal."""
 
 
 @dataclass(frozen=True)
 class Settled:
-    """What a rule decides at the end of a round.
-
-    Attributes
-    ----------
-    masses
-        Mass of every site that trained in the merge that the next round starts from.
-    factors
-        What each site's share was multiplied with: its penalty under Eq. 1; 1 changes nothing.
-    lambda_t
-        λ of the round.
-    personal
-        Masses of one more merge for each site that goes on with a merge of its own.
-    notes
-        Further facts for the round's record, by site.
-    """
+    """The decision of a rule at the end of a round."""
 
     masses: Masses
+    """Mass of every site that trained, in the merge that the next round starts from."""
     factors: Masses
+    """The factor on each site's share: under Eq. 1 its penalty; 1 changes nothing."""
     lambda_t: float = 0.0
+    """λ of the round."""
     personal: Mapping[str, Masses] = field(default_factory=dict)
+    """Masses of one more merge for each site that goes on with a merge of its own."""
     notes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Further facts for the round's record, by site."""
 
 
 class Rule:
-    """The shares as they are: ``rating = "none"``, and what the other rules begin with.
+    """Keeps the shares as they are (``rating = "none"``); the base class of the other rules.
 
-    A round calls the three methods in this order, each once. A rule that rates only every k-th
-    round returns no other merges in the rounds between; one that leaves a site out gives it the
-    mass 0.
+    A round calls :meth:`shares`, :meth:`others` and :meth:`settle` in this order, each once. A rule
+    leaves a site out by giving it the mass 0.
 
     Parameters
     ----------
     config
         The run's configuration.
     memory
-        What the rule carries from round to round: values that JSON can hold, changed in place and
-        saved with the run's state.
+        What the rule carries from round to round: values that JSON can hold, which the rule
+        changes in place and the run saves with its state.
     """
 
     def __init__(self, config: RunConfig, memory: dict[str, Any]) -> None:
@@ -65,14 +55,8 @@ class Rule:
     def shares(self, server_round: int, share: Masses, updates: Mapping[str, Update]) -> Masses:
         """Return the shares of the first merge, which sites validate.
 
-        Parameters
-        ----------
-        server_round
-            1 for the first round.
-        share
-            Share of every site that trained, as ``share`` in the configuration has it.
-        updates
-            What these sites sent.
+        ``share`` has the share of every site that trained, as the key ``share`` sets it, and
+        ``updates`` what these sites sent. ``server_round`` counts from 1.
         """
         return share
 
@@ -81,40 +65,27 @@ class Rule:
         return []
 
     def settle(self, server_round: int, share: Masses, reports: Reports, before: Dice) -> Settled:
-        """Return what the round ends with.
+        """Return the masses that the round ends with.
 
-        Parameters
-        ----------
-        server_round
-            1 for the first round.
-        share
-            What :meth:`shares` returned.
-        reports
-            What each site that validated reports of the first merge and of the others.
-        before
-            P(t−1), the Dice that a site's report is compared with.
+        ``share`` is what :meth:`shares` returned, ``reports`` each site's validation of the first
+        merge and of the others, and ``before`` P(t−1) by site.
         """
         return Settled(share, dict.fromkeys(share, 1.0))
 
 
 def present(held: Mapping[str, float], share: Mapping[str, float]) -> Masses:
-    """Return what the sites of a round hold, scaled to sum to one.
+    """Return the masses that the present sites hold from earlier rounds, scaled to sum to one.
 
-    Parameters
-    ----------
-    held
-        What each site held after the rounds before; sites that are away are left out.
-    share
-        Each site's share in this round. A newcomer begins with it, and all sites do where nobody
-        holds anything.
+    Sites of ``held`` that are away are left out. A newcomer begins with its ``share`` of this
+    round, and all sites do where the sum is 0.
     """
     now = {c: held.get(c, value) for c, value in share.items()}
     total = math.fsum(now.values())
-    if not total:  # only sites without mass are here
+    if not total:
         return dict(share)
     return now if abs(total - 1) <= ROUNDING else {c: w / total for c, w in now.items()}
 
 
 def finite(dice: Dice) -> dict[str, float]:
-    """Return the Dice that are numbers."""
+    """Return the Dice without those that are NaN or infinite."""
     return {c: d for c, d in dice.items() if math.isfinite(d)}

@@ -1,6 +1,6 @@
-"""``rating = "gap"``: who loses most by merging gets a larger share.
+"""``rating = "gap"`` (FedDG-GA): sites that lose most by merging get a larger share.
 
-Sums are exact until they are rounded once, so the order of sites never matters.
+Sums are exact and rounded once (``math.fsum``), so the order of sites never matters.
 """
 
 import math
@@ -11,10 +11,10 @@ from strategies.rules.base import ROUNDING, Masses, Rule, present
 
 
 class Gap(Rule):
-    """FedDG-GA: shares move by the gap between a site's own adapter and the merge."""
+    """Moves shares by the gap between the Dice of a site's own adapter and that of the merge."""
 
     def shares(self, server_round: int, share: Masses, updates: Mapping[str, Update]) -> Masses:
-        """Move the shares by what the sites report of the last merge before they train on."""
+        """Move the shares by the Dice of the last merge, which sites report with their updates."""
         held = present(self.memory.get("shares", {}), share)
         step = gap_step(
             self.method.rating_step, max(server_round - 1, 1), self.config.federation.rounds
@@ -44,18 +44,18 @@ def gap_shares(
 
     Source: Zhang et al., "Federated domain generalization with generalization adjustment"
     (FedDG-GA), CVPR 2023. The paper's G is of losses, merged − local; ours is of Dice on validation
-    patients, which is what sites report: both are larger where the merge is worse. The authors'
-    code differs from the equation: it does not take off the mean and divides the step by three;
-    neither is done here. The gap farthest from the mean always moves by a whole step, even where
-    all gaps differ by chance alone.
+    patients, local − merged: both are larger where the merge is worse. The authors' code differs
+    from the equation: it does not subtract the mean and divides the step by three; neither is done
+    here. The share of the gap farthest from the mean always moves by a whole step, even where the
+    gaps differ by chance alone.
 
     Parameters
     ----------
     shares
         a_c of this round by site.
     local, merged
-        Dice at each site of its own adapter before the merge, and of the merge. A site without
-        both keeps its share, and the others divide up what they had together.
+        Dice at each site of its own adapter before the merge, and of the merge. A site that lacks
+        one of them keeps its share, and the others divide the sum of theirs.
     step
         From :func:`gap_step`.
 

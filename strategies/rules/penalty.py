@@ -1,6 +1,6 @@
-"""``rating = "penalty"``: Eq. 1 of the paper damps sites that gained while another lost.
+"""``rating = "penalty"``: Eq. 1 of the paper, which damps sites that gained while another lost.
 
-Source: He et al., "Rate-My-LoRA", ISBI 2025, arXiv 2501.03223. Tolerances and the schedules
+Source: He et al., "Rate-My-LoRA", ISBI 2025, arXiv 2501.03223. The tolerances and the schedules
 ``held`` and ``spread`` of λ are ours.
 """
 
@@ -13,7 +13,7 @@ from strategies.rules.base import Dice, Masses, Reports, Rule, Settled
 
 
 class Penalty(Rule):
-    """Eq. 1, with what its schedules carry: the number of calm rounds and the spread of P(0)."""
+    """Eq. 1. It carries two numbers for its schedules: calm rounds, and the spread of P(0)."""
 
     def settle(self, server_round: int, share: Masses, reports: Reports, before: Dice) -> Settled:
         """Return the penalised masses."""
@@ -53,27 +53,26 @@ def penalties(
 
     w_t(c) = 1 − λ_t  if P_c(t) > P_c(t−1) and P_i(t) < P_i(t−1) for some i ≠ c, otherwise 1.
 
-    With tolerances τ a site gained only if P_c(t) − P_c(t−1) > τ_c, and lost only if it is below
-    −τ_c.
+    With tolerances τ a site gained only if P_c(t) − P_c(t−1) > τ_c, and lost only if the
+    difference is below −τ_c.
 
     Parameters
     ----------
     trained
         Sites whose adapters are in this round's merge.
     validation
-        P(t), mean Dice of the merge at every site that reported one. A site without a report
-        has neither gained nor lost: its penalty is 1, which is none.
+        P(t), the mean Dice of the first merge at every site that reported one.
     previous
-        P(t−1) by site; a site new to the run has none and neither gains nor loses.
+        P(t−1) by site. A site without P(t) or P(t−1) has neither gained nor lost.
     lambda_t
-        From :func:`damping` or :func:`lambda_of`.
+        From :func:`lambda_of`.
     tolerance
         From :func:`tolerances`; 0 for sites that are not in it.
 
     Returns
     -------
     dict
-        w_t(c), a factor on the share, for every site in ``trained``.
+        w_t(c) of every site in ``trained``, the factor on its share; 1 is no penalty.
     """
     gained, lost = _moved(validation, previous, tolerance)
     return {site: 1.0 - lambda_t if site in gained and lost else 1.0 for site in trained}
@@ -96,8 +95,7 @@ def lambda_of(
     """Return λ_t under a schedule; no schedule exceeds λ_0.
 
     ``decay``   λ_0 · decay^(t−1), the paper's.
-    ``held``    λ_0 · decay^k after k calm rounds: λ stays as it is while sites disagree. Where all
-                rounds are calm it is ``decay``.
+    ``held``    λ_0 · decay^k after k calm rounds: λ stays as it is while sites disagree.
     ``spread``  λ_0 · min(1, s_t / s_0): λ falls as the sites' Dice come closer to each other.
 
     Parameters
@@ -107,8 +105,8 @@ def lambda_of(
     calm_rounds
         How many of the earlier rounds were without disagreement; see :func:`disagree`.
     spread, first_spread
-        s_t, of the P(t) that the round's penalties come from, and s_0, of the base's P(0); see
-        :func:`spread`. Without either, or with s_0 = 0, ``spread`` keeps λ_0.
+        s_t and s_0, :func:`spread` of the round's P(t) and of the base's P(0). Without either, or
+        with s_0 = 0, the schedule ``spread`` keeps λ_0.
     """
     if schedule == "decay":
         return damping(lambda_0, decay, server_round)
@@ -121,10 +119,7 @@ def lambda_of(
 
 
 def spread(validation: Mapping[str, float]) -> float:
-    """Return s, the (population) standard deviation of P_c over the sites that reported.
-
-    It is 0 with fewer than two sites, of which none can have gained while another lost.
-    """
+    """Return s, the (population) standard deviation of P_c over the sites; 0 of fewer than two."""
     return pstdev(validation.values()) if len(validation) > 1 else 0.0
 
 
@@ -152,9 +147,9 @@ def disagree(
     previous: Mapping[str, float],
     tolerance: Mapping[str, float] | None = None,
 ) -> bool:
-    """Return whether gains and losses stood side by side in a round, as :func:`penalties` sees.
+    """Return whether some site gained while another lost, as :func:`penalties` defines it.
 
-    Whenever a site is damped they did; they also do where those that gained did not train.
+    This is so in every round that damps a site, and where the sites that gained did not train.
     """
     gained, lost = _moved(validation, previous, tolerance)
     return bool(gained and lost)
@@ -165,7 +160,7 @@ def _moved(
     previous: Mapping[str, float],
     tolerance: Mapping[str, float] | None,
 ) -> tuple[set[str], set[str]]:
-    """Return who gained and who lost; nobody is in both, so any loser is another site's."""
+    """Return the sites that gained and those that lost; no site is in both."""
     tau = tolerance or {}
     change = {site: p - previous[site] for site, p in validation.items() if site in previous}
     gained = {site for site, delta in change.items() if delta > tau.get(site, 0.0)}

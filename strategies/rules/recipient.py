@@ -1,6 +1,6 @@
 """``rating = "recipient"``: a merge for each site, by how it rates the others' adapters.
 
-Sums are exact until they are rounded once, so the order of sites never matters.
+Sums are exact and rounded once (``math.fsum``), so the order of sites never matters.
 """
 
 import math
@@ -17,7 +17,7 @@ class Recipient(Rule):
     """Every site goes on with the mean of the adapters that do well on its own patients."""
 
     def shares(self, server_round: int, share: Masses, updates: Mapping[str, Update]) -> Masses:
-        """Remember the Dice of what every site started from, and leave the shares as they are."""
+        """Remember the Dice of what every site started from; return the shares unchanged."""
         self.start = {s: u.start_dice for s, u in updates.items() if u.start_dice is not None}
         return share
 
@@ -26,7 +26,7 @@ class Recipient(Rule):
         return [{site: float(site == alone) for site in share} for alone in sorted(share)]
 
     def settle(self, server_round: int, share: Masses, reports: Reports, before: Dice) -> Settled:
-        """Return masses for each recipient beside the shares."""
+        """Return the shares, and a set of masses for each recipient."""
         senders = sorted(share)
         dice = {
             site: dict(zip(senders, report.all_dice[1:], strict=True))
@@ -46,26 +46,25 @@ def recipient_masses(
     """Return the masses of a merge for each recipient, by how it rates the others' adapters.
 
     mass(r, c) = exp(D(r, c) / temperature) / Σ_i exp(D(r, i) / temperature), over the senders
-    that rate at least what the recipient started the round from; over all that it rated where none
-    does, since the round must end in some merge. Others have mass 0.
+    whose Dice is at least that of what the recipient started the round from; where there is none,
+    over all that it rated, since the round must end in some merge. Other senders have mass 0.
 
     Leaving out adapters that are worse than the start is from Zhang et al., "Personalized federated
-    learning with first order model optimization" (FedFomo), ICLR 2021, arXiv 2012.08565; there
-    masses are by the fall of the loss over the distance of the weights, here by a softmax of Dice.
+    learning with first order model optimization" (FedFomo), ICLR 2021, arXiv 2012.08565. There the
+    mass is the fall of the loss over the distance of the weights; here it is a softmax of Dice.
 
-    What it costs: N adapters go down to every site in place of one merge, and each is validated.
-    What it reveals: every site sees every other site's adapter itself, and the server sees the
-    whole matrix of Dice.
+    Cost: N adapters go down to every site in place of one merge, and each is validated. Privacy:
+    every site sees every other site's adapter, and the server sees the whole matrix of Dice.
 
     Parameters
     ----------
     dice
-        D(r, c), Dice of sender c's adapter at recipient r. What is missing or not a number is
-        not rated. A recipient that rated nobody gives all senders the same mass.
+        D(r, c), Dice of sender c's adapter at recipient r; NaN counts as not rated. A recipient
+        that rated nobody gives all senders the same mass.
     own_start
         By recipient, the Dice of what it started the round from; one without leaves nobody out.
     temperature
-        In Dice, above 0: towards 0 only the best sender counts, towards ∞ all alike.
+        In Dice, above 0: towards 0 only the best sender counts, towards ∞ all count alike.
 
     Returns
     -------
@@ -83,7 +82,7 @@ def recipient_masses(
 
 
 def _softmax(dice: Mapping[str, float], temperature: float) -> dict[str, float]:
-    best = max(dice.values(), default=0.0)  # taken off, so that nothing overflows
+    best = max(dice.values(), default=0.0)  # subtracted, so that nothing overflows
     power = {c: math.exp((d - best) / temperature) for c, d in dice.items()}
     total = math.fsum(power.values())
     return {c: p / total for c, p in power.items()}

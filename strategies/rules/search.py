@@ -1,6 +1,6 @@
 """``rating = "search"``: the best of several merges, a pattern search on the simplex of masses.
 
-It is ours. Sums are exact until they are rounded once, so the order of sites never matters.
+This rule is ours. Sums are exact and rounded once, so the order of sites never matters.
 """
 
 import math
@@ -11,18 +11,18 @@ from strategies.rules.base import Dice, Masses, Reports, Rule, Settled, finite, 
 
 
 class Search(Rule):
-    """The masses of the merge move to the best of the points that a round tries."""
+    """Moves the masses of the merge to the best of the points that a round tries."""
 
     def shares(self, server_round: int, share: Masses, updates: Mapping[str, Update]) -> Masses:
-        """Return the point at which the search stands."""
+        """Return the masses that the search has reached."""
         return present(self.memory.get("shares", {}), share)
 
     def others(self, server_round: int, share: Masses) -> list[Masses]:
-        """Return a move towards every site."""
+        """Return the masses moved a step towards each site."""
         return candidates(share, self._step(), sorted(share))[1:]
 
     def settle(self, server_round: int, share: Masses, reports: Reports, before: Dice) -> Settled:
-        """Go to the best candidate."""
+        """Return the masses of the best candidate, and halve the step where none was better."""
         tried = [share, *self.others(server_round, share)]
         dice: list[dict[str, float]] = [
             {s: v.all_dice[i] for s, v in reports.items() if i < len(v.all_dice)}
@@ -46,19 +46,19 @@ def candidates(
     First w itself, then w + step · (e_c − w) for every site c in the order of ``sites``. These
     moves reach, in combination, every direction that does not leave the simplex.
 
-    What it costs: N + 1 merges go down to every site in place of one, and each is validated. What
-    it reveals: the merges M_c = (1 − step) · M + step · X_c hold the single adapters, so a site
-    that knows the step can solve for X_c, exactly or up to what the merge truncated.
+    Cost: N + 1 merges go down to every site in place of one, and each is validated. Privacy: a site
+    that knows the step can solve M_c = (1 − step) · M + step · X_c for the adapter X_c of another
+    site, up to what the merge truncated.
 
     Parameters
     ----------
     masses
-        w by site, as of the last round. Those of sites that are away this round are left out, a
-        site without one begins with 1/N, and then all are scaled to sum to one.
+        w by site after the last round. Sites that are away this round are left out, a newcomer
+        begins with 1/N, and then all are scaled to sum to one.
     step
-        In (0, 1].
+        Size of the move, in (0, 1].
     sites
-        Whose adapters are merged this round.
+        The sites whose adapters are merged this round.
     """
     sites = list(sites)
     now = present(masses, dict.fromkeys(sites, 1 / len(sites)))
@@ -71,8 +71,8 @@ def choose(
 ) -> tuple[int, float | None]:
     """Choose the candidate with the highest mean Dice, the first of equals.
 
-    The mean is over the sites that rated every candidate, each counted once. The best of several
-    means is too high an estimate of itself: quote scores of test patients, not this one.
+    The mean is over the sites that rated every candidate. As the best of several means it is
+    biased upwards: quote scores of test patients, not this one.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ def choose(
     Returns
     -------
     tuple
-        Index and mean Dice of the candidate; 0 and None where no site rated all of them.
+        Index and mean Dice of the best candidate; 0 and None where no site rated all of them.
     """
     assert len(candidates) == len(dice), (len(candidates), len(dice))
     everywhere = set.intersection(*(set(finite(found)) for found in dice))
@@ -96,5 +96,5 @@ def choose(
 
 
 def next_step(step: float, improved: bool) -> float:
-    """Return the step of the next round of the search: half of it where the present point won."""
+    """Return the step of the next round: half of it where no candidate was better."""
     return step if improved else step / 2

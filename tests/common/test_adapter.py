@@ -1,4 +1,4 @@
-"""The adapter: its algebra, its file, and what is refused as one."""
+"""The adapter: its algebra, its file, and the files and tensors that are refused."""
 
 from pathlib import Path
 

@@ -111,7 +111,7 @@ def test_a_broken_authority_is_named_in_words(tmp_path: Path, name: str, broken:
     assert (tmp_path / "server.pem").read_bytes() == server
 
 
-def test_a_key_with_a_password_is_called_so(tmp_path: Path) -> None:
+def test_a_key_with_a_password_is_refused_for_its_password(tmp_path: Path) -> None:
     run("authority", tmp_path, "--host", "a")
     key = load_pem_private_key((tmp_path / "ca.key").read_bytes(), None)
     locked = BestAvailableEncryption(b"secret")

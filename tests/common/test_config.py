@@ -1,4 +1,4 @@
-"""The run configuration: one truth, documented, and wrong values are named."""
+"""Keys of a run: declared once, documented, and errors name the wrong one."""
 
 import ast
 import math

@@ -1,4 +1,4 @@
-"""Folding: dense sums beside the base, and the adapter that stands for them."""
+"""Folding: dense sums beside the base, and the adapter that equals them."""
 
 from pathlib import Path
 
@@ -64,7 +64,7 @@ def test_many_stacked_components_are_summed_in_double_precision() -> None:
     assert folded["conv"].item() == 2**-25
 
 
-def test_a_fold_of_another_model_is_our_own_mistake(make_adapter: MakeAdapter) -> None:
+def test_a_fold_of_another_model_fails_an_assertion(make_adapter: MakeAdapter) -> None:
     with pytest.raises(AssertionError, match="another model"):
         fold({"other": torch.zeros(2, 2)}, make_adapter())
 
@@ -86,7 +86,7 @@ def test_the_adapter_of_what_was_folded_changes_as_much(
         torch.testing.assert_close(dense(adapter, name), expected, rtol=3e-7, atol=1e-9)
 
 
-def test_a_scale_that_is_a_power_of_two_costs_no_bit(make_adapter: MakeAdapter) -> None:
+def test_a_scale_that_is_a_power_of_two_is_exact(make_adapter: MakeAdapter) -> None:
     folded = fold(None, make_adapter(rank=5))
     adapter = as_adapter(folded, None, 0.5)
     assert all(torch.equal(adapter.delta(name), folded[name]) for name in folded)

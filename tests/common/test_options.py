@@ -74,7 +74,9 @@ def test_keys_of_groups_stand_beside_the_others_and_come_back() -> None:
         ({"notes": 3}, "notes: found 3 (int), expected a table"),
     ],
 )  # fmt: skip
-def test_a_mistake_is_told_in_full(keys: dict[str, object], message: str) -> None:
+def test_an_error_names_source_key_value_and_expectation(
+    keys: dict[str, object], message: str
+) -> None:
     with pytest.raises(UserError) as error:
         cart(**keys)
     assert str(error.value) == f"cart.toml: {message}"
@@ -85,7 +87,7 @@ def test_a_key_without_a_default_must_be_given() -> None:
         parse(Cart, {}, "cart.toml")
 
 
-def test_what_the_caller_gives_is_no_key() -> None:
+def test_a_field_that_the_caller_gives_is_no_key() -> None:
     assert parse(Cart, {"name": "Anna"}, "here", colour="gold").colour == "gold"
     with pytest.raises(UserError, match="unknown key 'colour'; known are horses"):
         parse(Cart, {"name": "Anna", "colour": "red"}, "here", colour="gold")

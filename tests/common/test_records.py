@@ -1,4 +1,4 @@
-"""Adapters over the wire: bit for bit, and nothing else comes through."""
+"""Adapters cross the wire bit for bit, and anything else is refused."""
 
 import io
 import math
@@ -28,13 +28,13 @@ Changes = Mapping[str, Tensor | None]
 
 
 def by_proto(record: ArrayRecord) -> ArrayRecord:
-    """Return the record after Flower's protocol buffers."""
+    """Return the record after a round trip through Flower's protocol buffers."""
     data = array_record_to_proto(record).SerializeToString()
     return array_record_from_proto(recorddict_pb2.ArrayRecord.FromString(data))
 
 
 def by_objects(record: ArrayRecord) -> ArrayRecord:
-    """Return the record after Flower's objects, as a SuperNode sends it."""
+    """Return the record after a round trip through Flower's objects, as a SuperNode sends it."""
     objects = get_all_nested_objects(record)
     contents = {name: each.deflate() for name, each in objects.items()}
     received = inflate_object_from_contents(record.object_id, contents)
@@ -60,12 +60,12 @@ def refusal(record: ArrayRecord) -> str:
 
 
 def packed(data: bytes) -> ArrayRecord:
-    """Return a record of an array of bytes, as an adapter's is."""
+    """Return a record of one array of bytes, the form of a packed adapter."""
     return ArrayRecord({records.PACKED: Array(np.frombuffer(data, np.uint8))})
 
 
 def claimed(data: bytes, stype: str = "numpy.ndarray") -> ArrayRecord:
-    """Return a record of what claims to be an array of bytes and is ``data``."""
+    """Return a record whose ``data`` is declared to be an array of bytes."""
     return ArrayRecord({records.PACKED: Array("uint8", (len(data),), stype, data)})
 
 
@@ -76,12 +76,12 @@ def npy(value: Any, **options: Any) -> bytes:
 
 
 def npy_claiming(header: str) -> bytes:
-    """Return numpy's format with a header of one's own and no data."""
+    """Return numpy's format with this header and no data."""
     return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode()
 
 
 def with_header(header: str, data: bytes = b"") -> bytes:
-    """Return safetensors' format with a header of one's own."""
+    """Return safetensors' format with this header."""
     return len(header).to_bytes(8, "little") + header.encode() + data
 
 
@@ -218,7 +218,7 @@ def test_bytes_that_are_no_adapter_are_refused_as_values(what: str) -> None:
 
 
 @pytest.mark.parametrize("what", GARBAGE)
-def test_counting_bytes_survives_what_is_no_adapter(what: str) -> None:
+def test_counting_bytes_of_broken_records_raises_nothing(what: str) -> None:
     record = GARBAGE[what]
     assert 0 <= records.payload_bytes(record) <= len(record[records.PACKED].data)
 

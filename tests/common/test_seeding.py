@@ -17,7 +17,7 @@ def test_seeds_are_32_bit() -> None:
     assert max(seeds) > 2**31
 
 
-def test_every_part_its_order_and_its_ends_matter() -> None:
+def test_a_seed_depends_on_every_part_on_their_order_and_on_their_bounds() -> None:
     parts: list[tuple[str | int, ...]] = list(permutations((0, "a", 1)))
     parts += [("ab", "c"), ("a", "bc"), ("abc",), ("abc", ""), (0, "a")]
     assert len({derive_seed(*p) for p in parts}) == len(parts)

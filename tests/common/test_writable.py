@@ -1,4 +1,4 @@
-"""A place is tried without a trace, wherever it does not hold."""
+"""The checks leave nothing behind, and name a place that cannot be written."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What goes into the base: stacks and residuals, against dense computation in double precision."""
+"""Stacks and residuals, which go into the base, against dense sums in double precision."""
 
 from collections.abc import Callable, Mapping
 
@@ -22,7 +22,7 @@ from tests.strategies.test_merging import (
 
 Part = Callable[[Mapping[str, Adapter], Mapping[str, float]], Adapter]
 MASSES = [MASS, {"GE": 0.2, "Philips": 0.4, "Siemens": 0.3}, dict.fromkeys(MASS, 1 / 3)]
-"""The second sums to 0.9, as a penalty does that is not normalised."""
+"""Masses; the second set sums to 0.9, as after a penalty that is not normalised."""
 
 
 def padded_means(
@@ -103,7 +103,7 @@ def test_pad_and_its_residual_are_the_sum_of_products(
         assert_near(both, dense_mean(adapters, mass, layer))
 
 
-def test_the_rank_of_a_residual_is_the_least_that_is_known_to_do() -> None:
+def test_the_rank_of_a_residual_is_the_lowest_known() -> None:
     equal, mixed = adapters_of(RANKS[0]), adapters_of(RANKS[1])
     assert merging.residual(equal, MASSES[0]).rank == 2 * 4  # one block is the others' negative
     assert merging.residual(equal, MASSES[2]).rank == 2 * 4  # three thirds, as floats

@@ -1,4 +1,4 @@
-"""Which rank a site gets."""
+"""The rank that each site gets."""
 
 import pytest
 
@@ -57,7 +57,7 @@ def test_a_name_may_contain_an_equals_sign() -> None:
         ("16,32,64,GE=8", "'16,32,64,GE=8'"),
     ],
 )
-def test_what_does_not_fit_is_named(ranks: str, found: str) -> None:
+def test_ranks_that_do_not_fit_the_sites_are_named(ranks: str, found: str) -> None:
     with pytest.raises(UserError, match=r"^ranks: ") as caught:
         assign_ranks(ranks, 32, EXAMPLES)
     assert found in str(caught.value)

@@ -49,7 +49,7 @@ def three_sites() -> list[FakeSite]:
 
 
 def content_with_sites() -> list[FakeSite]:
-    """Sites of which none ever loses."""
+    """Return sites none of which ever loses Dice."""
     return [FakeSite(name, n, GAINS) for name, n in SIZES.items()]
 
 
@@ -208,7 +208,7 @@ def test_neither_node_ids_nor_the_order_of_replies_matter() -> None:
             assert one.previous == two.previous
 
 
-def test_what_a_round_was_compared_with_is_the_first_merge_before() -> None:
+def test_a_round_is_compared_with_the_first_merge_of_the_round_before() -> None:
     outcome = play(make_config(previous="first"), FakeGrid(nodes(*three_sites())))
     for server_round in (1, 2, 3):
         entry = outcome.history[server_round].sites["Siemens"]
@@ -218,7 +218,7 @@ def test_what_a_round_was_compared_with_is_the_first_merge_before() -> None:
 
 
 def penalised_sites(*, chatty: bool) -> list[FakeSite]:
-    """Sites whose re-merge rates otherwise than the first merge: only Siemens has gained on it."""
+    """Return sites that rate the re-merge unlike the first merge: only Siemens gained by it."""
     starts = {"GE": {t: GAINS[t] for t in GAINS}, "Philips": {t: LOSES[t] + 0.1 for t in LOSES}}
     starts["Siemens"] = {t: WAVERS[t] - 0.1 for t in WAVERS}
     sites = three_sites()

@@ -1,4 +1,4 @@
-"""What is accepted of a site, and why the rest is not."""
+"""Replies that the server accepts, and why it refuses the others."""
 
 import math
 from collections.abc import Callable

@@ -29,7 +29,7 @@ def two_sites() -> list[FakeSite]:
 
 
 class WaitingGrid(FakeGrid):
-    """Remembers how long it was to wait for whom."""
+    """Remembers how long it waited for which nodes."""
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None

@@ -1,4 +1,4 @@
-"""Many sites."""
+"""A round with many sites."""
 
 import pytest
 

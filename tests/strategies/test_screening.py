@@ -41,7 +41,7 @@ FALLS = {0: 0.9, 1: 0.6, 2: 0.3, 3: 0.0}
 ALL_ON = {"norm_bound": 1.5, "min_agreement": 0.0, "rating_check": 3.0}
 
 Change = Callable[[Adapter, Adapter], Adapter]
-"""From what a site was sent and what it made of it, what it sends."""
+"""Takes the adapter that a site was sent and the one that it trained; returns what it sends."""
 
 
 def sites_adapters(ranks: Sequence[int] = RANKS) -> list[Adapter]:
@@ -61,7 +61,7 @@ def times(adapter: Adapter, factor: float) -> Adapter:
 
 
 def mirrored(start: Adapter, own: Adapter) -> Adapter:
-    """Turn the change of every factor around."""
+    """Reverse the change of every factor."""
     layers = {
         name: Factors(2 * start.layers[name].A - f.A, 2 * start.layers[name].B - f.B)
         for name, f in own.layers.items()
@@ -158,7 +158,7 @@ def test_the_smaller_camp_is_left_out(groups: str) -> None:
 
 
 def test_a_good_site_is_not_judged_by_the_one_left_out() -> None:
-    """Among all three it agrees 0 with the others, like a site that is merely different."""
+    """Among all three, a good site's agreement is 0, like that of a merely different site."""
     agreement, left_out = screening.judge(cosine_matrix("++-"), 0.1)
     assert left_out == [2]
     assert agreement == [0.5, 0.5, -0.5]
@@ -194,7 +194,7 @@ def test_fewer_than_three_sites_are_not_screened(count: int) -> None:
 
 
 def rated(changes: Mapping[str, float], check: float) -> set[str]:
-    """Return who is rated, from changes of a Dice of 0.5."""
+    """Return the sites that stay rated after these changes from a Dice of 0.5."""
     validation = {site: 0.5 + change for site, change in changes.items()}
     return set(screening.rated(validation, dict.fromkeys(changes, 0.5), check))
 
@@ -223,7 +223,7 @@ def test_changes_within_the_noise_of_few_patients_are_rated() -> None:
 
 
 def test_a_lie_as_small_as_the_noise_is_not_seen() -> None:
-    """The limit of the rule, as its docstring says: Eq. 1 uses no more than the sign."""
+    """The limit of the rule that its docstring states: Eq. 1 uses only signs."""
     assert rated({"a": 0.02, "b": 0.01, "liar": -0.001}, 3.0) == {"a", "b", "liar"}
 
 

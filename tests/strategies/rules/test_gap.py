@@ -1,4 +1,4 @@
-"""FedDG-GA: examples by hand, and what holds on random rounds."""
+"""FedDG-GA: examples by hand, and properties on random rounds."""
 
 import random
 from typing import Any

@@ -1,4 +1,4 @@
-"""Masses for each recipient: examples by hand, and what holds on random rounds."""
+"""Masses for each recipient: examples by hand, and properties on random rounds."""
 
 import itertools
 import math

@@ -1,4 +1,4 @@
-"""The pattern search: examples by hand, and what holds on random rounds."""
+"""The pattern search: examples by hand, and properties on random rounds."""
 
 import itertools
 import math
@@ -83,7 +83,7 @@ def test_the_step_is_halved_where_the_present_point_won() -> None:
     "best", [{"a": 0.7, "b": 0.2, "c": 0.1}, {"a": 0.0, "b": 0.5, "c": 0.5}], ids=["in", "edge"]
 )
 def test_the_search_finds_the_best_point_and_never_gets_worse(best: dict[str, float]) -> None:
-    """On a smooth hill; a move shrinks weights and never takes them to 0, hence the tolerance."""
+    """Dice is a smooth hill. Moves shrink masses but never to 0, hence the tolerance."""
 
     def dice(weights: Mapping[str, float]) -> dict[str, float]:
         hill = 1 - sum((weights[s] - best[s]) ** 2 for s in best)
