@@ -59,7 +59,17 @@ def test_constraints_name_versions_alone() -> None:
 def test_the_image_gets_the_constraints_and_every_package() -> None:
     ignore = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     assert "*" in ignore
-    for name in ("common", "strategies", "client_app", "server_app", "cli", "configs", "deploy"):
+    for name in (
+        "common",
+        "strategies",
+        "cardiac",
+        "client_app",
+        "server_app",
+        "results",
+        "cli",
+        "configs",
+        "deploy",
+    ):
         assert f"!{name}" in ignore
     assert "--constraint deploy/constraints.txt" in (ROOT / "Dockerfile").read_text("utf-8")
 
