@@ -1,5 +1,6 @@
 """Writing tensors as safetensors files."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,4 +19,15 @@ def write_tensors(
     """
     whole = {name: value.contiguous() for name, value in tensors.items()}
     with replace_file(path) as temporary:
-        temporary.write_bytes(save(whole, metadata=dict(notes) if notes else None))
+        temporary.write_bytes(_sorted(save(whole, metadata=dict(notes) if notes else None)))
+
+
+def _sorted(data: bytes) -> bytes:
+    """Sort the metadata, which safetensors writes in random order, so that equal files are equal."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    if "__metadata__" in header:
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text = text.ljust(-(-len(text) // 8) * 8)  # tensors begin at a multiple of eight bytes
+    return len(text).to_bytes(8, "little") + text + data[end:]

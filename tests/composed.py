@@ -18,8 +18,8 @@ import yaml
 from benchmarks.processes import free_ports
 from tests.test_simulation import ROOT
 
-APP = ("common", "strategies", "cardiac", "client_app", "server_app", "results", "cli", "configs", "deploy",
-       "pyproject.toml", "README.md", "LICENSE")  # fmt: skip
+APP = ("common", "strategies", "cardiac", "client_app", "server_app", "results", "cli",
+       "configs", "deploy", "pyproject.toml", "README.md", "LICENSE")  # fmt: skip
 VARIABLE = re.compile(r"\$\{(\w+):-([^}]*)\}")
 ADDRESS = re.compile(r"\b(superlink|127\.0\.0\.1|0\.0\.0\.0):(\d+)\b")
 
