@@ -23,7 +23,7 @@ def write_tensors(
 
 
 def _sorted(data: bytes) -> bytes:
-    """Sort the metadata, which safetensors writes in random order, so that equal files are equal."""
+    """Sort the metadata, which safetensors writes in random order."""
     end = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(data[8:end])
     if "__metadata__" in header:
