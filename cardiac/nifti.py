@@ -2,8 +2,10 @@
 
 import gzip
 import math
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from glob import escape
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -90,9 +92,16 @@ def read_stack(path: Path, frame_index: int | None = None, *, cine: bool = False
 
 def check_there(path: Path, frame_index: int | None = None) -> None:
     """Raise a :class:`FaultError` where a file is missing or its header says it lacks the frame."""
-    if not path.is_file():
-        near = sorted(other.name for other in path.parent.glob(path.name.split(".")[0] + ".*"))
+    try:
+        text = "" if stat.S_ISREG(path.stat().st_mode) else "missing, as this is no file"
+    except (FileNotFoundError, NotADirectoryError):
+        near = sorted(
+            other.name for other in path.parent.glob(escape(path.stem.split(".")[0]) + ".*")
+        )
         text = f"missing; found {near[0]}" if near else "missing"
+    except OSError as error:
+        text = f"missing ({error.strerror})"
+    if text:
         raise FaultError(Fault("file-missing", text, path=path))
     if frame_index is not None:
         _check_shape(path, raw_header(path).get_data_shape(), frame_index)
