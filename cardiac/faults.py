@@ -112,7 +112,7 @@ def not_text(name: str) -> str:
     Two such names may read as one, and no path holds a NUL.
     """
     odd = re.search("[\0\ud800-\udfff\ufffd]", name)
-    return f"{name!a}, which is not UTF-8; expected text in UTF-8" if odd else ""
+    return f"{name!a}, expected text in UTF-8" if odd else ""
 
 
 def some(names: Iterable[str]) -> str:
