@@ -1,5 +1,6 @@
 """The console command ``rate-my-lora``, which consists of the commands in this package."""
 
+import io
 import sys
 
 import typer
@@ -39,6 +40,9 @@ def commands() -> None:
 
 def main() -> None:
     """Run a command; a ``UserError`` becomes one line on stderr and status 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a file's name may hold what no encoding knows
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except UserError as error:
