@@ -140,7 +140,7 @@ def doubt_affine(stack: Stack) -> Found:
 def doubt_intensities(image: np.ndarray) -> Found:
     """Yield a fault where intensities are not finite or all equal."""
     if bad := int(np.count_nonzero(~(np.abs(image) < MOST_INTENSITY))):
-        text = f"{bad} values are NaN, infinite or beyond {MOST_INTENSITY:g}"
+        text = f"{bad} values are NaN or infinite, or beyond {MOST_INTENSITY:g}"
         yield "image-not-finite", f"{text}, expected finite intensities"
     elif image.min() == image.max():
         yield "image-constant", f"every value is {image.flat[0]:g}, expected an image"
