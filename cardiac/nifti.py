@@ -102,9 +102,8 @@ def check_there(path: Path, frame_index: int | None = None) -> None:
     try:
         text = "" if stat.S_ISREG(path.stat().st_mode) else "missing, as this is no file"
     except (FileNotFoundError, NotADirectoryError):
-        near = sorted(
-            other.name for other in path.parent.glob(escape(path.stem.split(".")[0]) + ".*")
-        )
+        pattern = escape(path.stem.split(".")[0]) + ".*"
+        near = sorted(other.name for other in path.parent.glob(pattern))
         text = f"missing; found {near[0]}" if near else "missing"
     except OSError as error:
         text = f"missing ({error.strerror})"
