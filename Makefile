@@ -4,9 +4,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Processes that share the tests; each also starts some of its own
 WORKERS ?= 2
-# Ray warns of what does not concern a run on one machine.
-export RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO ?= 0
-export RAY_BACKEND_LOG_LEVEL ?= fatal
 
 .PHONY: help install demo test lint types unit format bench clean
 

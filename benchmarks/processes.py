@@ -10,6 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
+from common.flower_environment import SETTINGS
+
 BIN = Path(sys.executable).parent
 STOP_S = 5.0
 
@@ -42,8 +44,7 @@ class Processes:
         variables = {
             **os.environ,
             "FLWR_HOME": str(home),
-            "FLWR_TELEMETRY_ENABLED": "0",
-            # Flower finds its helpers by name
+            **SETTINGS,
             "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
             **(environment or {}),
         }

@@ -120,7 +120,7 @@ def run_federation(args: argparse.Namespace, folder: Path) -> tuple[list[Counter
     with ExitStack() as stack:
         stack.enter_context(namespace(frames=not args.large_packets))
         running = stack.enter_context(processes(folder))
-        fleet, control, _ = start_superlink(running, WIRE.host)
+        fleet, control = start_superlink(running, WIRE.host)
         for site in RANKS:
             node = {"site": site, "data-dir": str(paths["data"]), "base-model": str(paths["base"])}
             measured = WIRE.name if site == args.site else ""

@@ -7,11 +7,10 @@ and leaves as "refused". Every message is in the site's audit log before it goes
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from logging import ERROR
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
-from flwr.clientapp.typing import ClientAppCallable
 from flwr.common import log
 
 from client_app.assembly import layer_shapes, read_order
@@ -53,6 +52,8 @@ NUMBERED = (
 SENTENCES = re.compile("|".join((*map(re.escape, (CANNOT, UNEXPECTED, REFUSED)), *NUMBERED)))
 """All that a site says when something is wrong; file names and patients are in its own log."""
 
+App = Callable[[Message, Context], Message]
+
 SITE_NAME = re.compile(r"[^\x00-\x1f]{1,100}")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -66,7 +67,7 @@ def failure(reason: str) -> RecordDict:
     return RecordDict({records.CONFIG: ConfigRecord({records.ERROR: reason})})
 
 
-def guard(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+def guard(message: Message, context: Context, call_next: App) -> Message:
     """Let a request through to the app and its reply out, both logged; a Flower client mod."""
     try:
         settings = SiteSettings.from_node(context.node_config)
@@ -117,7 +118,9 @@ def check_reply(message: Message, reply: Message, *, any_sentence: bool = False)
     config = content.get(records.CONFIG)
     if isinstance(config, ConfigRecord) and records.ERROR in config:
         _check_names("record", content, {records.CONFIG})
-        _check_names("config", config, {records.ERROR})
+        _check_names("config", config, {records.ERROR, "site"})
+        if not SITE_NAME.fullmatch(str(config.get("site", "-"))):
+            raise EgressError("config 'site' is not of its form")
         text = config[records.ERROR]
         if not (any_sentence or (isinstance(text, str) and SENTENCES.fullmatch(text))):
             raise EgressError("an error text of its own")

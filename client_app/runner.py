@@ -8,25 +8,30 @@ the run unopened. The run must be of the installed version. As the process stays
 are loaded once and not for every message.
 """
 
+import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import metadata
 from logging import ERROR, INFO, WARNING
 
-import grpc
-from flwr.app import Message
-from flwr.clientapp.typing import ClientAppCallable
+import httpx
+from flwr.app import Context, Message
 from flwr.common import log
-from flwr.common.grpc import create_channel
-from flwr.proto.appio_pb2 import ListAppsToLaunchRequest, RequestTokenRequest
-from flwr.proto.clientappio_pb2_grpc import ClientAppIoStub
-from flwr.proto.heartbeat_pb2 import SendAppHeartbeatRequest
-from flwr.supercore.heartbeat import HeartbeatSender
-from flwr.supernode.runtime.run_clientapp import pull_appinputs, push_appoutputs
 
 from client_app.app import app
-from client_app.guard import failure, guard
+from client_app.guard import App, failure, guard
 from client_app.site import open_site
+from common import records
+from common.flower_private import (
+    HeartbeatSender,
+    RuntimeHttpClient,
+    acquire_task,
+    is_waited_for,
+    pull_task,
+    push_answer,
+    runtime_client,
+)
 
 PACKAGE = "rate-my-lora"
 POLL_S = 0.5
@@ -38,12 +43,12 @@ class Runner:
     Parameters
     ----------
     address
-        ``host:port`` of the SuperNode's ClientAppIo API.
+        ``host:port`` of the SuperNode's Runtime API.
     """
 
     def __init__(self, address: str) -> None:
-        self.channel = create_channel(server_address=address, insecure=True)
-        self.stub = ClientAppIoStub(self.channel)
+        self.address = address
+        self.client = runtime_client(address)
         self.run_id: int | None = None
 
     def serve(self, alive: Callable[[], bool]) -> None:
@@ -52,45 +57,48 @@ class Runner:
             try:
                 if not self.step():
                     time.sleep(POLL_S)
-            except grpc.RpcError as error:  # it starts, ends or has forgotten the message
-                log(ERROR, "SuperNode: %s", _reason(error))
+            except httpx.HTTPError as error:  # it starts, ends or has forgotten the message
+                log(ERROR, "SuperNode: %s", error)
                 time.sleep(POLL_S)
-        self.channel.close()
+        self.client.close()
 
     def step(self) -> bool:
         """Answer one message; False when there is none."""
-        candidates = self.stub.ListAppsToLaunch(ListAppsToLaunchRequest()).run_ids
-        if not candidates:
-            return False
-        token = self.stub.RequestToken(RequestTokenRequest(run_id=candidates[0])).token
+        token = acquire_task(self.client)
         if not token:
             return False
-        heartbeat = HeartbeatSender(lambda: self._beat(token))
+        client = runtime_client(self.address, token)
+        heartbeat = HeartbeatSender(lambda: beat(client))
         heartbeat.start()
         try:
-            message, context, run, _ = pull_appinputs(stub=self.stub, token=token)
+            message, context, run = pull_task(client)
             if run.run_id != self.run_id:  # the site's data may have changed since the last run
                 open_site.cache_clear()
                 self.run_id = run.run_id
             wrong = version_error(run.fab_id, run.fab_version)
             reply = guard(message, context, _refuse(wrong)) if wrong else app(message, context)
-            push_appoutputs(stub=self.stub, token=token, message=reply, context=context)
+            push_answer(client, reply, context)
         finally:
             heartbeat.stop()
+            client.close()
         return True
 
-    def _beat(self, token: str) -> bool:
-        """Say that the message is being worked on; False to say it once more soon.
 
-        After a machine slept for a minute its SuperNode has given the message up. Flower's own
-        heartbeat ends the process then; this one lets it go on to the next message.
-        """
-        try:
-            if not self.stub.SendAppHeartbeat(SendAppHeartbeatRequest(token=token)).success:
-                log(WARNING, "the SuperNode no longer waits for this answer")
-        except grpc.RpcError:
-            return False
-        return True
+def beat(client: RuntimeHttpClient) -> bool:
+    """Say that the message is being worked on; False to say it once more soon.
+
+    After a machine slept for a minute its SuperNode has given the message up. Flower's own
+    heartbeat ends the process then; this one lets it go on to the next message.
+    """
+    try:
+        waits = is_waited_for(client)
+    except httpx.HTTPStatusError:
+        waits = False
+    except httpx.HTTPError:
+        return False
+    if not waits:
+        log(WARNING, "the SuperNode no longer waits for this answer")
+    return True
 
 
 def version_error(app_id: str, version: str) -> str:
@@ -103,30 +111,24 @@ def version_error(app_id: str, version: str) -> str:
     return f"the run is of {found}, this site has version {installed}"
 
 
-def _refuse(reason: str) -> ClientAppCallable:
-    """Return an app that answers every message with ``reason``."""
+def _refuse(reason: str) -> App:
+    """Return an app that answers every message with ``reason`` and the site's name."""
     log(ERROR, "%s", reason)
-    return lambda message, _: Message(failure(reason), reply_to=message)
+
+    def refuse(message: Message, context: Context) -> Message:
+        content = failure(reason)
+        content.config_records[records.CONFIG]["site"] = str(context.node_config.get("site", ""))
+        return Message(content, reply_to=message)
+
+    return refuse
 
 
 def wait_until_ready(address: str, alive: Callable[[], bool]) -> bool:
     """Wait until something listens at an address; False when ``alive`` says there is no hope."""
-    channel = create_channel(server_address=address, insecure=True)
-    try:
-        while alive():
-            try:
-                grpc.channel_ready_future(channel).result(timeout=1.0)
-            except grpc.FutureTimeoutError:
-                continue
+    host, _, port = address.rpartition(":")
+    while alive():
+        with suppress(OSError), socket.create_connection((host, int(port)), timeout=1.0):
             log(INFO, "SuperNode is ready")
             return True
-        return False
-    finally:
-        channel.close()
-
-
-def _reason(error: grpc.RpcError) -> str:
-    """Return what a person needs of a gRPC error."""
-    code = error.code() if isinstance(error, grpc.Call) else None
-    details = error.details() if isinstance(error, grpc.Call) else str(error)
-    return f"{code.name if code else 'error'}: {details}"
+        time.sleep(POLL_S)
+    return False

@@ -6,11 +6,11 @@ from logging import WARNING
 
 from flwr.app import ArrayRecord, Message, Metadata, RecordDict
 from flwr.common import log
-from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.serverapp import Grid
 
 from common import records
 from common.config import RunConfig
+from common.flower_private import SUPERLINK_NODE_ID
 from strategies.replies import payload
 from strategies.roster import Roster, Site
 from strategies.state import RoundRecord

@@ -11,7 +11,19 @@ from common.weights import Parameters
 
 
 class ReplyError(Exception):
-    """A reply that cannot be used; the message says why."""
+    """A reply that cannot be used; the message says why.
+
+    Parameters
+    ----------
+    reason
+        Why.
+    site
+        Who the site says that it is, where it says so.
+    """
+
+    def __init__(self, reason: str, site: str = "") -> None:
+        super().__init__(reason)
+        self.site = site
 
 
 @dataclass(frozen=True)
@@ -139,7 +151,7 @@ def _raise_site_error(message: Message) -> None:
         raise ReplyError(reason[-1] if reason else f"error code {message.error.code}")
     config = message.content.get(records.CONFIG)
     if isinstance(config, ConfigRecord) and records.ERROR in config:
-        raise ReplyError(str(config[records.ERROR]))
+        raise ReplyError(str(config[records.ERROR]), str(config.get("site", "")))
 
 
 def _metrics(message: Message) -> Mapping[str, object]:

@@ -165,7 +165,7 @@ class Roster:
                 facts = read_description(reply)
                 described.append((str(facts["site"]), node, facts))
             except ReplyError as error:
-                self.refusals.append((f"node {node}", str(error)))
+                self.refusals.append((error.site or f"node {node}", str(error)))
         self.refusals += [(f"node {node}", "no answer") for node in sorted(silent)]
         self._turned_away -= silent
         self._silent |= dict.fromkeys(silent, time.monotonic() + ASK_AGAIN_S)

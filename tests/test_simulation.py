@@ -53,11 +53,9 @@ def command(data: Path, run_dir: Path, **keys: Value) -> list[str]:
 
 
 def start(args: list[str], cwd: Path) -> "subprocess.Popen[str]":
-    quiet = {"RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
     return subprocess.Popen(
         args,
         cwd=cwd,
-        env={**os.environ, **quiet},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

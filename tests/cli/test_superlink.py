@@ -1,54 +1,55 @@
-"""The SuperLink's database with many first requests at once, and its options."""
+"""The coordinator's SuperLink: its options, and what it is started with."""
 
+import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Barrier
 
 import pytest
-from flwr.supercore import sql_mixin
-from flwr.supercore.object_store.sql_object_store import SqlObjectStore
-from flwr.supercore.state.alembic.utils import run_migrations
 from typer.testing import CliRunner
 
-from cli import superlink
 from cli.main import app
+from common.flower_environment import SETTINGS
 
-THREADS = 8
+OPTIONS = ["--insecure", "--database", "link.db", "--fleet-api-address=0.0.0.0:9092"]
 
 
 @pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """Return what the command line of every SuperLink that is started would be."""
-    lines: list[list[str]] = []
-    monkeypatch.setattr(sys, "argv", ["rate-my-lora"])
-    monkeypatch.setattr(sql_mixin, "run_migrations", run_migrations)
-    monkeypatch.setattr(superlink, "run_superlink", lambda: lines.append(sys.argv[1:]))
-    return lines
+def started(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
+    """Return the program that this process would become, its command line and environment."""
+    found: dict[str, object] = {}
+
+    def become(program: str, words: list[str], environment: dict[str, str]) -> None:
+        found.update(program=program, words=words, environment=environment)
+
+    monkeypatch.setattr(os, "execve", become)
+    for name in (*SETTINGS, "NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PATH", "/usr/bin")
+    return found
 
 
-def test_many_may_open_a_superlinks_database_at_once(
-    started: list[list[str]], tmp_path: Path
+def test_the_options_are_flowers(started: dict[str, object]) -> None:
+    assert CliRunner().invoke(app, ["superlink", *OPTIONS]).exit_code == 0
+    program = str(Path(sys.executable).parent / "flower-superlink")
+    assert Path(program).is_file()
+    assert (started["program"], started["words"]) == (program, [program, *OPTIONS])
+
+
+def test_nothing_is_installed_and_nobody_told(started: dict[str, object]) -> None:
+    CliRunner().invoke(app, ["superlink"])
+    assert SETTINGS.items() <= started["environment"].items()  # type: ignore[attr-defined]
+    assert SETTINGS["FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION"] == "1"
+
+
+def test_helpers_are_found_and_no_proxy_comes_between(
+    started: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert CliRunner().invoke(app, ["superlink"]).exit_code == 0
-    together = Barrier(THREADS)
-
-    def first_request(database: Path) -> list[str]:
-        together.wait(30)
-        return SqlObjectStore(str(database)).initialize()
-
-    for number in range(3):
-        with ThreadPoolExecutor(THREADS) as threads:
-            tables = list(threads.map(first_request, [tmp_path / f"{number}.db"] * THREADS))
-        assert "run" in tables[0]
-        assert tables == [tables[0]] * THREADS
-
-
-def test_the_options_are_flowers(started: list[list[str]]) -> None:
-    options = ["--insecure", "--database", "link.db", "--fleet-api-address=0.0.0.0:9092"]
-    assert CliRunner().invoke(app, ["superlink", *options]).exit_code == 0
-    assert started == [options]
+    monkeypatch.setenv("NO_PROXY", "hospital.example.org")
+    CliRunner().invoke(app, ["superlink"])
+    environment = dict(started["environment"])  # type: ignore[call-overload]
+    assert environment["PATH"] == f"{Path(sys.executable).parent}:/usr/bin"
+    assert environment["NO_PROXY"] == "hospital.example.org,127.0.0.1,localhost"
 
 
 def test_flower_says_what_is_wrong_with_an_option() -> None:

@@ -12,15 +12,18 @@ import pytest
 import torch
 from flwr.app import ArrayRecord, ConfigRecord
 from flwr.common import Array
-from flwr.common.inflatable import get_all_nested_objects
-from flwr.common.inflatable_utils import inflate_object_from_contents
-from flwr.common.serde import array_record_from_proto, array_record_to_proto
-from flwr.proto import recorddict_pb2
 from torch import Tensor
 
+from benchmarks.flower_private import (
+    ArrayRecordProto,
+    array_record_from_proto,
+    array_record_to_proto,
+    inflate_object_from_contents,
+)
 from common import records
 from common.config import RunConfig
 from common.errors import UserError
+from common.flower_private import get_all_nested_objects
 from common.method import MethodConfig
 from tests.conftest import MakeAdapter
 
@@ -33,7 +36,7 @@ Changes = Mapping[str, Tensor | None]
 def by_proto(record: ArrayRecord) -> ArrayRecord:
     """Return the record after Flower's protocol buffers."""
     data = array_record_to_proto(record).SerializeToString()
-    return array_record_from_proto(recorddict_pb2.ArrayRecord.FromString(data))
+    return array_record_from_proto(ArrayRecordProto.FromString(data))
 
 
 def by_objects(record: ArrayRecord) -> ArrayRecord:

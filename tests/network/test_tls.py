@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from flwr.common.constant import RUN_FAILURE_DETAILS_NO_HEARTBEAT
 
 from benchmarks.federation import LOOPBACK, Tls, Value, start_superlink
 from benchmarks.processes import free_ports
@@ -147,7 +146,7 @@ def start_intruders(hospitals: Federation, expired: str) -> None:
     }
     for name, words in commands.items():
         (port,) = free_ports(1)
-        local = ["--isolation", "process", "--clientappio-api-address", f"{LOOPBACK}:{port}"]
+        local = ["--isolation", "process", "--host", LOOPBACK, "--port", str(port)]
         hospitals.running.start(name, ["flower-supernode", *local, "--superlink", *words])
 
     def refused() -> bool:
@@ -303,7 +302,7 @@ def test_flower_knows_which_runs_ended_well(story: Story) -> None:
 
 @pytest.mark.parametrize("process", ["ServerApp", "SuperLink"])
 def test_flower_gives_up_a_run_whose_server_died(story: Story, process: str) -> None:
-    assert story.details[process] == ("failed", RUN_FAILURE_DETAILS_NO_HEARTBEAT)
+    assert story.details[process] == ("failed", "No heartbeat received from the task")
 
 
 def test_a_run_of_a_version_that_no_site_has_ends_with_that_sentence(story: Story) -> None:

@@ -9,8 +9,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from flwr.proto.control_pb2 import ListRunsRequest, UnregisterNodeRequest
-
 from benchmarks.federation import (
     LOOPBACK,
     Tls,
@@ -22,6 +20,7 @@ from benchmarks.federation import (
     start_site,
     start_superlink,
 )
+from benchmarks.flower_private import ListRunsRequest, UnregisterNodeRequest
 from benchmarks.processes import Processes, processes
 from tests.test_simulation import ROOT, read_history
 

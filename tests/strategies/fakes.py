@@ -13,12 +13,12 @@ from typing import TypeVar
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
-from flwr.common.typing import Run
 from flwr.serverapp import Grid
 
 from common import lora, records
 from common.adapter import Adapter, Factors
 from common.config import RunConfig
+from common.flower_private import Run
 from common.options import Value
 from common.seeding import derive_seed
 from common.weights import Parameters

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import pytest
 from flwr.app import Error, Message
 from flwr.common import Metadata
-from flwr.common.constant import SUPERLINK_NODE_ID
 
 from common import records
+from common.flower_private import SUPERLINK_NODE_ID
 from strategies import roster
 from strategies.roster import ASK_AGAIN_S, MEET_S
 from tests.strategies.fakes import FakeGrid, FakeSite, make_config, nodes, play
