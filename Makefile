@@ -1,6 +1,7 @@
 # Two commands for a newcomer: `make demo` and `make test`.
 PYTHON ?= python3.11
-VENV := .venv
+# An environment for every version of Python; that of 3.11 is the one that the README speaks of
+VENV := .venv$(if $(filter python3.11,$(PYTHON)),,-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 # Processes that share the tests; each also starts some of its own
 WORKERS ?= 2

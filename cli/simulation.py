@@ -31,6 +31,7 @@ RAY = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
 }
 LOOK_S = 1.0
+LOGS = "/tmp/ray/session_latest/logs"  # noqa: S108
 LAST_WORD_S = 10.0
 """How long a run whose Ray has ended may take to leave its status and close down."""
 
@@ -61,12 +62,12 @@ class RayWatch:
             raise UserError(self.failure)
 
     def watch(self) -> None:
-        """Look at Ray's processes until one has ended; then end the run with status 2."""
+        """Look at Ray's processes as long as the ServerApp runs; with one of them it ends, too."""
         while not (name := ended_process()):
             time.sleep(LOOK_S)
-        self.failure = (
-            f"Ray ended: its {name} is gone; see the logs in /tmp/ray/session_latest/logs"
-        )
+        if self._server is not None and not self._server.is_alive():
+            return  # the run is over, and Flower ends Ray
+        self.failure = f"Ray ended: its {name} is gone; its logs are in {LOGS}"
         for thread in (self._server, threading.main_thread()):
             if thread is not None:
                 thread.join(LAST_WORD_S)

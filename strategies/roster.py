@@ -153,6 +153,7 @@ class Roster:
             [Message(content, dst_node_id=node, message_type=records.DESCRIBE) for node in new],
             timeout=min(patience_s, self.config.method.round_timeout_s),
         )
+        registered = {info.node_id: info.name for info in grid.get_nodes() if info.name}
         self._turned_away.update(new)  # until they are admitted, or some node leaves
         silent = set(new)
         described: list[tuple[str, int, Mapping[str, object]]] = []
@@ -165,8 +166,11 @@ class Roster:
                 facts = read_description(reply)
                 described.append((str(facts["site"]), node, facts))
             except ReplyError as error:
-                self.refusals.append((error.site or f"node {node}", str(error)))
-        self.refusals += [(f"node {node}", "no answer") for node in sorted(silent)]
+                name = error.site or registered.get(node) or f"node {node}"
+                self.refusals.append((name, str(error)))
+        self.refusals += [
+            (registered.get(node) or f"node {node}", "no answer") for node in sorted(silent)
+        ]
         self._turned_away -= silent
         self._silent |= dict.fromkeys(silent, time.monotonic() + ASK_AGAIN_S)
         if not self.base_sha256 and described:  # what most of them have
