@@ -5,83 +5,16 @@ Flower had this command up to 1.26; the options are those.
 
 import json
 import os
-import sys
 import threading
-import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from cli.options import run_command
+from cli.ray_engine import RayWatch, prepare_ray
 from common.errors import UserError
 from common.flower_private import EngineError, parse_config_args, run_simulation
-
-RAY = {
-    # Of Ray's processes: 15, its own, leaves them nothing beside other work
-    "RAY_worker_niceness": "0",
-    # Ray's raylet ends when its agents start more slowly, as on a machine that is busy
-    "RAY_agent_register_timeout_ms": "600000",
-    # Its ports listen on the loopback interface alone, as Ray has it on other systems than Linux
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-    # It warns of what does not concern a run on one machine
-    "RAY_BACKEND_LOG_LEVEL": "fatal",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    # Under "uv run" it would make an environment of its own
-    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-}
-LOOK_S = 1.0
-LOGS = "/tmp/ray/session_latest/logs"  # noqa: S108
-LAST_WORD_S = 10.0
-"""How long a run whose Ray has ended may take to leave its status and close down."""
-
-
-class RayWatch:
-    """Ends a run whose Ray has ended, which would wait for its sites else.
-
-    Attributes
-    ----------
-    failure
-        What has ended; empty while all is well.
-    """
-
-    def __init__(self) -> None:
-        self.failure = ""
-        self._server: threading.Thread | None = None
-
-    def check(self) -> None:
-        """End the ServerApp's thread, which calls this, where there is a failure.
-
-        Raises
-        ------
-        UserError
-            There is one.
-        """
-        self._server = threading.current_thread()
-        if self.failure:
-            raise UserError(self.failure)
-
-    def watch(self) -> None:
-        """Look at Ray's processes as long as the ServerApp runs; with one of them it ends, too."""
-        while not (name := ended_process()):
-            time.sleep(LOOK_S)
-        if self._server is not None and not self._server.is_alive():
-            return  # the run is over, and Flower ends Ray
-        self.failure = f"Ray ended: its {name} is gone; its logs are in {LOGS}"
-        for thread in (self._server, threading.main_thread()):
-            if thread is not None:
-                thread.join(LAST_WORD_S)
-        sys.stdout.flush()
-        print(f"Error: {self.failure}", file=sys.stderr, flush=True)
-        os._exit(2)
-
-
-def ended_process() -> str:
-    """Return which of the processes that Ray cannot do without has ended; empty for none."""
-    worker = sys.modules.get("ray._private.worker")
-    node = getattr(worker, "_global_node", None)
-    dead = {kind for kind, _ in node.dead_processes()} if node is not None else set()
-    return next(iter(dead & {"raylet", "gcs_server"}), "")
 
 
 def simulate(
@@ -106,8 +39,7 @@ def simulate(
         raise UserError(f"--app: found no pyproject.toml in {app}, expected the folder of an app")
     if flwr_dir:
         os.environ["FLWR_HOME"] = flwr_dir
-    for name, value in RAY.items():
-        os.environ.setdefault(name, value)
+    prepare_ray()
     ray = RayWatch()
     threading.Thread(target=ray.watch, daemon=True).start()
     try:

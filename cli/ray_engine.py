@@ -1,0 +1,115 @@
+"""Ray under a simulation: settings for a machine that is busy, and a word when it ends.
+
+Ray's own interface has neither, so that this uses names which are private to Ray.
+"""
+
+import os
+import socket
+import sys
+import threading
+import time
+from contextlib import ExitStack
+from typing import Any
+
+from common.errors import UserError
+
+ENVIRONMENT = {
+    # Of the sites' processes: 15, Ray's own, leaves them nothing beside other work
+    "RAY_worker_niceness": "0",
+    # How long the agent that makes the sites' environments may take to start; 30 s else
+    "RAY_agent_register_timeout_ms": "600000",
+    # Ray's ports listen on the loopback interface, as Ray has it on other systems than Linux
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # Ray warns of what does not concern a run on one machine
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Under "uv run" it would make an environment of its own
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+}
+LISTEN = "dashboard_agent_listen_port"
+AGENTS = (LISTEN, "metrics_agent_port", "metrics_export_port", "runtime_env_agent_port")
+"""Ports of the raylet's agents. It waits 15 s, whatever the settings, to hear one that an agent has
+chosen, and then ends; one that is given beforehand it need not wait for."""
+LOGS = "/tmp/ray/session_latest/logs"  # noqa: S108
+LOOK_S = 1.0
+LAST_WORD_S = 10.0
+"""How long a run whose Ray has ended may take to leave its status and close down."""
+
+
+def prepare_ray() -> None:
+    """Set what Ray is started with in this process; what the user has set stays."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    from ray._private import parameter, services  # noqa: PLC0415  (reads the environment)
+
+    chosen: Any = parameter.RayParams
+    started: Any = services.start_ray_process
+    ports = dict(zip(AGENTS, free_ports(len(AGENTS)), strict=True))
+
+    def with_ports(*args: Any, **keys: Any) -> Any:
+        return chosen(*args, **{**keys, **ports})
+
+    def start(command: list[str], kind: str, *args: Any, **keys: Any) -> Any:
+        if kind == "raylet":  # the one port of the four that Ray does not pass on to it
+            command = [*command, f"--{LISTEN}={ports[LISTEN]}"]
+        return started(command, kind, *args, **keys)
+
+    parameter.RayParams = with_ports  # type: ignore[assignment,misc]
+    services.start_ray_process = start
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports of the loopback interface that nothing listens on now."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [int(one.getsockname()[1]) for one in sockets]
+
+
+class RayWatch:
+    """Ends a run whose Ray has ended, which would wait for its sites else.
+
+    Attributes
+    ----------
+    failure
+        What has ended; empty while all is well.
+    """
+
+    def __init__(self) -> None:
+        self.failure = ""
+        self._server: threading.Thread | None = None
+
+    def check(self) -> None:
+        """End the ServerApp's thread, which calls this, where there is a failure.
+
+        Raises
+        ------
+        UserError
+            There is one.
+        """
+        self._server = threading.current_thread()
+        if self.failure:
+            raise UserError(self.failure)
+
+    def watch(self) -> None:
+        """Look at Ray's processes as long as the ServerApp runs; with one of them it ends, too."""
+        while not (name := ended_process()):
+            time.sleep(LOOK_S)
+        if self._server is not None and not self._server.is_alive():
+            return  # the run is over, and Flower ends Ray
+        self.failure = f"Ray ended: its {name} is gone; its logs are in {LOGS}"
+        for thread in (self._server, threading.main_thread()):
+            if thread is not None:
+                thread.join(LAST_WORD_S)
+        sys.stdout.flush()
+        print(f"Error: {self.failure}", file=sys.stderr, flush=True)
+        os._exit(2)
+
+
+def ended_process() -> str:
+    """Return which of the processes that Ray cannot do without has ended; empty for none."""
+    worker = sys.modules.get("ray._private.worker")
+    node = getattr(worker, "_global_node", None)
+    dead = {kind for kind, _ in node.dead_processes()} if node is not None else set()
+    return next(iter(dead & {"raylet", "gcs_server"}), "")
