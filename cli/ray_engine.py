@@ -89,22 +89,27 @@ class RayWatch:
             There is one.
         """
         self._server = threading.current_thread()
+        self._look()
         if self.failure:
             raise UserError(self.failure)
 
     def watch(self) -> None:
         """Look at Ray's processes as long as the ServerApp runs; with one of them it ends, too."""
-        while not (name := ended_process()):
+        while not self.failure:
             time.sleep(LOOK_S)
-        if self._server is not None and not self._server.is_alive():
-            return  # the run is over, and Flower ends Ray
-        self.failure = f"Ray ended: its {name} is gone; its logs are in {LOGS}"
+            if not self.failure and self._server is not None and not self._server.is_alive():
+                return  # the run is over, and Flower ends Ray
+            self._look()
         for thread in (self._server, threading.main_thread()):
             if thread is not None:
                 thread.join(LAST_WORD_S)
         sys.stdout.flush()
         print(f"Error: {self.failure}", file=sys.stderr, flush=True)
         os._exit(2)
+
+    def _look(self) -> None:
+        if not self.failure and (name := ended_process()):
+            self.failure = f"Ray ended: its {name} is gone; its logs are in {LOGS}"
 
 
 def ended_process() -> str:

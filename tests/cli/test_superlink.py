@@ -1,16 +1,24 @@
-"""The coordinator's SuperLink: its options, and what it is started with."""
+"""The coordinator's SuperLink: its options, what it is started with, and its database."""
 
 import os
+import sqlite3
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
+from threading import Barrier
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from benchmarks.flower_private import link_state
 from cli.main import app
 from common.flower_environment import SETTINGS
 
+OLD = Path(__file__).with_name("link-1.26.sql")
+THREADS = 8
 OPTIONS = ["--insecure", "--database", "link.db", "--fleet-api-address=0.0.0.0:9092"]
 
 
@@ -58,3 +66,33 @@ def test_flower_says_what_is_wrong_with_an_option() -> None:
     assert done.returncode == 2
     assert "unrecognized arguments: --no-such-option" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_database_of_flower_1_26_keeps_its_registered_keys_and_runs(tmp_path: Path) -> None:
+    database = tmp_path / "link.db"
+    with closing(sqlite3.connect(database)) as old:
+        old.executescript(OLD.read_text("utf-8"))
+        keys = {row[0] for row in old.execute("SELECT public_key FROM node")}
+        (version,) = next(old.execute("SELECT version_num FROM alembic_version"))
+    state = link_state(database).state()
+    assert len(keys) == 3
+    assert {node.public_key for node in state.get_node_info()} == keys
+    for node in state.get_node_info():
+        assert state.get_node_id_by_public_key(node.public_key) == node.node_id
+    (run,) = state.get_run_info()
+    assert (run.fab_version, run.status.sub_status) == ("0.1.0", "failed")
+    with closing(sqlite3.connect(database)) as new:
+        assert next(new.execute("SELECT version_num FROM alembic_version")) != (version,)
+
+
+def test_many_may_open_a_superlinks_database_at_once(tmp_path: Path) -> None:
+    for number in range(3):
+        database = tmp_path / f"{number}.db"
+        factory, together = link_state(database), Barrier(THREADS)
+
+        def first_request(_: int, factory: Any = factory, together: Barrier = together) -> object:
+            together.wait(30)
+            return factory.state().get_run_info()
+
+        with ThreadPoolExecutor(THREADS) as threads:
+            assert list(threads.map(first_request, range(THREADS))) == [[]] * THREADS

@@ -107,10 +107,11 @@ def start_sites(hospitals: Federation, site_data: Path, folder: Path, tapped: in
     hospitals.join("Full disk", data["Full disk"], base, audit_log="/dev/full")
 
 
+NOT_LET_IN = "[code: 2004] Failed to activate SuperNode."
 INTRUDERS = {
-    "unregistered": "No SuperNode found with the given public key",
-    "withdrawn": "No SuperNode found with the given public key",
-    "copied key": "could not be activated",
+    "unregistered": NOT_LET_IN,
+    "withdrawn": NOT_LET_IN,
+    "copied key": NOT_LET_IN,
     "plain text": "Connection attempt failed",
     "other authority": "handshake failed",
     "expired server": "CERTIFICATE_VERIFY_FAILED",
@@ -247,6 +248,12 @@ def test_every_byte_is_in_the_sites_own_log(story: Story) -> None:
 def test_who_has_no_key_or_no_trust_does_not_get_in(story: Story, name: str) -> None:
     assert INTRUDERS[name] in story.intruders[name]
     assert "SuperNode ID" not in story.intruders[name]
+
+
+def test_the_superlink_knows_why(story: Story) -> None:
+    said = story.federation.running.log("superlink")
+    assert said.count("No SuperNode found with the given public key") == 2
+    assert said.count("could not be activated") == 1
 
 
 def test_the_run_does_not_notice_who_is_kept_out(story: Story) -> None:
