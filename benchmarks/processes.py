@@ -82,20 +82,43 @@ class Processes:
 
     def stop(self) -> None:
         """End every group, first asking, then not; those started last go first."""
+        families = [family(process.pid) for process in self.running.values()]
         for process in reversed(self.running.values()):
             _signal_group(process.pid, signal.SIGTERM)
             _signal_group(process.pid, signal.SIGCONT)
-        for process in self.running.values():
+        for process, members in zip(self.running.values(), families, strict=True):
             with suppress(subprocess.TimeoutExpired):
                 process.wait(STOP_S)
-            # flower-superexec may outlive its parent in the same group
+            # flower-superexec may outlive its parent, in a group of its own
             _signal_group(process.pid, signal.SIGKILL)
+            for member in members:
+                with suppress(ProcessLookupError):
+                    os.kill(member, signal.SIGKILL)
             process.wait()
 
 
-def _signal_group(group: int, number: signal.Signals) -> None:
+def family(ancestor: int) -> list[int]:
+    """Return a process and all that it and its children have started, in any group."""
+    children: dict[int, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it ended since it was listed
+            parent = path.read_text("utf-8").rpartition(")")[2].split()[1]
+            children.setdefault(int(parent), []).append(int(path.parent.name))
+    members = [ancestor]
+    for member in members:  # it grows
+        members += children.get(member, [])
+    return members
+
+
+def _signal_group(leader: int, number: signal.Signals) -> None:
+    """Signal a group and what its leader has started beside it, as flower-superexec."""
+    others = family(leader)[1:]
     with suppress(ProcessLookupError):
-        os.killpg(group, number)
+        os.killpg(leader, number)
+    for other in others:
+        with suppress(ProcessLookupError):
+            if os.getpgid(other) != leader:
+                os.kill(other, number)
 
 
 @contextmanager

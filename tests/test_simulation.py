@@ -176,7 +176,7 @@ def test_a_run_whose_ray_ended_says_so_at_once(site_data: Path, tmp_path: Path) 
     process = start(command(site_data, tmp_path / "run", rounds=50, wait_s=3600), site_data)
     deadline = time.monotonic() + 200
     try:
-        while not (tmp_path / "run" / "status.json").is_file() or not raylet_of(process):
+        while not (tmp_path / "run" / "history.jsonl").is_file():
             assert process.poll() is None, finish(process)[1]
             assert time.monotonic() < deadline, "no raylet"
             time.sleep(0.05)
@@ -207,7 +207,7 @@ def test_an_agent_of_rays_may_start_slowly(
     """After 15 s the raylet would have ended."""
     (tmp_path / "sitecustomize.py").write_text(SLOW_AGENT, encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]]))
-    words = command(site_data, tmp_path / "run", min_sites=3, base_model="/nowhere")
+    words = command(site_data, tmp_path / "run", min_sites=3, data_dir="/nowhere")
     status, output = finish(start(words, site_data))
     assert status == 2
     assert "0 site(s) can take part" in output

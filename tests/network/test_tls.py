@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from benchmarks.federation import LOOPBACK, Tls, Value, start_superlink
-from benchmarks.processes import free_ports
+from benchmarks.processes import family, free_ports
 from benchmarks.relay import relay
 from client_app.guard import CANNOT
 from common.adapter import load_adapter
@@ -169,7 +169,7 @@ def break_and_resume(story: Story) -> None:
     hospitals.wait(lambda: came_to_train(story, 2), "training in round 2")
     status = read_status(run_dir / "status.json")
     assert status is not None
-    assert os.getpgid(status.pid) == hospitals.running.running["superlink"].pid
+    assert status.pid in family(hospitals.running.running["superlink"].pid)
     os.kill(status.pid, signal.SIGKILL)
 
     hospitals.start_run(configuration(story, run_dir, resume=True))
