@@ -55,7 +55,7 @@ def prepare_ray() -> None:
         return started(command, kind, *args, **keys)
 
     parameter.RayParams = with_ports  # type: ignore[assignment,misc]
-    services.start_ray_process = start
+    services.start_ray_process = start  # type: ignore[assignment]
 
 
 def free_ports(count: int) -> list[int]:

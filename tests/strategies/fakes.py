@@ -210,7 +210,7 @@ class FakeGrid(Grid):
             self._random.shuffle(items)
         return items
 
-    def set_run(self, run_id: int) -> None:
+    def set_run(self, run: Run) -> None:
         """Not used by the strategy."""
         raise NotImplementedError
 

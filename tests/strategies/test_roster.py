@@ -124,8 +124,10 @@ def test_a_site_of_another_version_is_named_with_both(
             return [SimpleNamespace(node_id=n, name=names.get(n, "")) for n in self.nodes]
 
     def refuse(message: Message, _: Message) -> Message:
-        reason = {records.ERROR: OTHER_VERSION, **({"site": says} if says else {})}
-        return Message(RecordDict({records.CONFIG: ConfigRecord(reason)}), reply_to=message)
+        reason = ConfigRecord({records.ERROR: OTHER_VERSION})
+        if says:
+            reason["site"] = says
+        return Message(RecordDict({records.CONFIG: reason}), reply_to=message)
 
     old = FakeSite("old", faults={(0, records.DESCRIBE): refuse})
     outcome = play(make_config(), NamingGrid(nodes(*two_sites(), old)))
