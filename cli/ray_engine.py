@@ -79,6 +79,7 @@ class RayWatch:
     def __init__(self) -> None:
         self.failure = ""
         self._server: threading.Thread | None = None
+        self._last_word = threading.Lock()
 
     def check(self) -> None:
         """End the ServerApp's thread, which calls this, where there is a failure.
@@ -103,9 +104,14 @@ class RayWatch:
         for thread in (self._server, threading.main_thread()):
             if thread is not None:
                 thread.join(LAST_WORD_S)
-        sys.stdout.flush()
-        print(f"Error: {self.failure}", file=sys.stderr, flush=True)
-        os._exit(2)
+        self.leave()
+
+    def leave(self) -> None:
+        """Say once what has ended and end the process; to close a dead Ray down would take long."""
+        with self._last_word:
+            sys.stdout.flush()
+            print(f"Error: {self.failure}", file=sys.stderr, flush=True)
+            os._exit(2)
 
     def _look(self) -> None:
         if not self.failure and (name := ended_process()):

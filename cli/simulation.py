@@ -54,6 +54,10 @@ def simulate(
             run_id=run_id,
             check=ray.check,
         )
+    except UserError:
+        if ray.failure:
+            ray.leave()
+        raise
     except EngineError as error:
         ray.failure = ray.failure or f"the simulation's engine failed: {error}"
         raise UserError(ray.failure) from error
