@@ -6,7 +6,7 @@ from pathlib import Path
 from common.config import RunConfig
 from common.errors import UserError
 from common.options import Value, read_toml
-from strategies.methods import METHODS
+from strategies.methods import preset_keys
 
 COMPARISON = "compare-"
 """Prefix of the files for ``rate-my-lora compare``, which are not profiles."""
@@ -30,7 +30,7 @@ def resolve_run(fused: Mapping[str, Value], typed: Mapping[str, Value]) -> RunCo
         A key or value is wrong, or there is no such profile or preset.
     """
     profile = _profile(fused.get("profile", ""))
-    preset = _preset(fused.get("preset") or profile.get("preset", ""))
+    preset = preset_keys(fused.get("preset") or profile.get("preset", ""), "run config")
     return RunConfig.from_flat({**fused, **profile, **preset, **typed})
 
 
@@ -42,14 +42,6 @@ def _profile(name: Value) -> dict[str, Value]:
     if name not in known:
         raise UserError(f"run config: profile: found {name!r}, expected one of {known}")
     return read_toml(PROFILES / f"{name}.toml")
-
-
-def _preset(name: Value) -> dict[str, Value]:
-    if not name:
-        return {}
-    if name not in METHODS:
-        raise UserError(f"run config: preset: found {name!r}, expected one of {sorted(METHODS)}")
-    return dict(METHODS[str(name)].keys)
 
 
 def load_config(path: Path | None) -> RunConfig:

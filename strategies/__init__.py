@@ -1,4 +1,4 @@
-"""The method and its neighbours as Flower strategies; :class:`RateMyLoRA` is the one to start."""
+"""The method and its neighbours as Flower strategies; `RateMyLoRA` is the one to start."""
 
 from strategies.rate_my_lora import RateMyLoRA
 

@@ -9,6 +9,7 @@ slices, m_c its mass, and ΔW = s·B·A the weight change of an adapter with sca
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from common.errors import UserError
 from common.options import Value
 
 EXAMPLES: dict[str, Value] = {"share": "examples", "rating": "none"}
@@ -132,3 +133,18 @@ METHODS: Mapping[str, Method] = {
         {"merge": "fold", "share": "examples"},
     ),
 }
+
+
+def preset_keys(name: Value, source: str) -> dict[str, Value]:
+    """Return the keys of a method, or none for an empty name.
+
+    Raises
+    ------
+    UserError
+        There is no such method; the text begins with ``source``.
+    """
+    if not name:
+        return {}
+    if name not in METHODS:
+        raise UserError(f"{source}: preset: found {name!r}, expected one of {sorted(METHODS)}")
+    return dict(METHODS[str(name)].keys)

@@ -35,6 +35,7 @@ from strategies import aggregation
 from strategies.aggregation import Shapes
 from strategies.delivery import Delivery
 from strategies.exchange import Exchange
+from strategies.methods import preset_keys
 from strategies.roster import Member
 from strategies.round import Round
 from strategies.rules import rule_of
@@ -63,12 +64,13 @@ class RateMyLoRA(Strategy):
         See ``OnRound`` and ``OnPhase``.
     **keys
         Keys of :mod:`common.config` and :mod:`common.method`, with underscores, that replace those
-        in ``config``, such as ``rounds``, ``lambda_0``, ``merge``, ``share`` or ``min_sites``.
+        in ``config``, such as ``rounds``, ``lambda_0``, ``merge``, ``share`` or ``min_sites``;
+        ``preset`` sets those of a method in :mod:`strategies.methods`.
 
     Raises
     ------
     UserError
-        A key is unknown, or its value is of the wrong type or out of range.
+        A key or preset is unknown, or a value is of the wrong type or out of range.
 
     Examples
     --------
@@ -87,6 +89,9 @@ class RateMyLoRA(Strategy):
         **keys: Value,
     ) -> None:
         flat = {name.replace("_", "-"): value for name, value in keys.items()}
+        if flat.get("profile"):
+            raise UserError("RateMyLoRA: profile: is of server_app, expected the profile's keys")
+        flat = {**preset_keys(flat.get("preset", ""), "RateMyLoRA"), **flat}
         base = config or RunConfig()
         self.config = config = RunConfig.from_flat({**base.to_flat(), **flat}, "RateMyLoRA")
         self.method = config.method

@@ -185,7 +185,7 @@ def rated(
     a single lie drags along. Half of the sites or more lie within d, so they are always used.
 
     Eq. 1 looks at signs only: a lie of −0.001 a round does all that a larger one does, and no
-    rule of this kind sees it. What bounds a lie is λ: the weights of the others fall to 1 − λ_t.
+    rule of this kind sees it. What bounds a lie is λ: the penalties of the others fall to 1 − λ_t.
 
     Parameters
     ----------

@@ -498,8 +498,8 @@ def test_a_schedule_moves_lambda(
         found = score(site, state, split, hd95=hd95)
         return replace(found, dice=np.full_like(found.dice, dice[site.name][now[0] > 0]))
 
-    def note(number: int, *_: object) -> None:
-        now[0] = number
+    def note(request: Request, node: int) -> None:
+        now[0] = request.server_round
 
     monkeypatch.setattr(Site, "score", scripted)
     run = federate("rate-my-lora", note, schedule=schedule, lambda_0=0.5)

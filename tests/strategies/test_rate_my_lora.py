@@ -372,3 +372,17 @@ def test_a_run_begins_with_the_arrays_that_it_is_given() -> None:
     assert same_bits(message_adapter(grid.sent(1, messages.TRAIN)["GE"]), given)
     with pytest.raises(UserError, match="initial_arrays: rank 3, expected 4"):
         outcome.strategy.start(grid, records.adapter_to_record(random_adapter(9, 3)))
+
+
+def test_a_preset_sets_the_keys_of_its_method_under_those_that_are_given() -> None:
+    config = RateMyLoRA(preset="fedit", rank=3).config
+    assert (config.method.merge, config.method.rating, config.model.ranks) == (
+        "pad",
+        "none",
+        "equal",
+    )
+    assert config.model.rank == 3
+    with pytest.raises(UserError, match="preset: found 'fedit2', expected one of"):
+        RateMyLoRA(preset="fedit2")
+    with pytest.raises(UserError, match="profile: is of server_app"):
+        RateMyLoRA(profile="small")
