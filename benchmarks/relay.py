@@ -73,6 +73,7 @@ async def _pass(
     async def read() -> None:
         data = b"-"
         while data:
+            data = b""  # a connection that is reset ends here too
             with suppress(ConnectionError):
                 data = await source.read(CHUNK)
                 tap.extend(data)

@@ -2,6 +2,7 @@
 
 import gc
 import socket
+import struct
 import threading
 
 from benchmarks.processes import free_ports
@@ -41,4 +42,19 @@ def test_a_target_that_is_away_ends_the_connection() -> None:
         relay((HERE, port), (HERE, nobody)),
         socket.create_connection((HERE, port), timeout=10) as near,
     ):
+        assert near.recv(100) == b""
+
+
+def test_a_target_that_resets_the_connection_sends_nothing_twice() -> None:
+    (port,) = free_ports(1)
+    with (
+        socket.create_server((HERE, 0)) as server,
+        relay((HERE, port), server.getsockname()[:2]),
+        socket.create_connection((HERE, port), timeout=10) as near,
+    ):
+        connection, _ = server.accept()
+        connection.sendall(b"hello")
+        assert near.recv(100) == b"hello"
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.close()
         assert near.recv(100) == b""
