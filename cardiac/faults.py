@@ -3,6 +3,7 @@
 Readers yield faults. Training raises the first that is an error; ``check`` lists all.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,6 +104,15 @@ def told(faults: list[Fault]) -> str:
         for severity, number in counts(faults).items()
         if number
     )
+
+
+def not_text(name: str) -> str:
+    """Return a name that is not UTF-8 with what is expected; empty where it is.
+
+    Two such names may read as one, and no path holds a NUL.
+    """
+    odd = re.search("[\0\ud800-\udfff\ufffd]", name)
+    return f"{name!a}, expected text in UTF-8" if odd else ""
 
 
 def some(names: Iterable[str]) -> str:

@@ -2,8 +2,10 @@
 
 import gzip
 import math
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from glob import escape
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,10 @@ TRUSTED_UNITS = ("unknown", "mm")
 MOST_VOXELS = 512 * 512 * 512
 """Most voxels of a frame. A larger one is a broken header or no short-axis stack, and decoding it
 could exhaust the memory."""
+MOST_INTENSITY = 1e15
+"""Intensities below it can be squared and summed in float32."""
+CHUNK = 2**20
+"""Bytes to read at a time."""
 GEOMETRY = (
     *("pixdim", "xyzt_units", "toffset", "dim_info", "qform_code", "sform_code"),
     *("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
@@ -79,6 +85,9 @@ def read_stack(path: Path, frame_index: int | None = None, *, cine: bool = False
             header, image = raw_header(path), nib.load(path)
             _check_shape(path, image.shape, frame_index, cine=cine)
             data = np.asarray(image.get_fdata(caching="unchanged"))
+            with ImageOpener(path) as file:
+                while file.read(CHUNK):  # gzip compares its checksum only at the end
+                    pass
             if frame_index is not None:
                 data = data[..., frame_index]  # (i, j, k, t) -> (i, j, k)
             return Stack(data.astype(np.float32), np.array(image.affine, float), header, image)
@@ -90,9 +99,16 @@ def read_stack(path: Path, frame_index: int | None = None, *, cine: bool = False
 
 def check_there(path: Path, frame_index: int | None = None) -> None:
     """Raise a :class:`FaultError` where a file is missing or its header says it lacks the frame."""
-    if not path.is_file():
-        near = sorted(other.name for other in path.parent.glob(path.name.split(".")[0] + ".*"))
+    try:
+        text = "" if stat.S_ISREG(path.stat().st_mode) else "missing, as this is no file"
+    except (FileNotFoundError, NotADirectoryError):
+        near = sorted(
+            other.name for other in path.parent.glob(escape(path.stem.split(".")[0]) + ".*")
+        )
         text = f"missing; found {near[0]}" if near else "missing"
+    except OSError as error:
+        text = f"missing ({error.strerror})"
+    if text:
         raise FaultError(Fault("file-missing", text, path=path))
     if frame_index is not None:
         _check_shape(path, raw_header(path).get_data_shape(), frame_index)
@@ -123,8 +139,9 @@ def doubt_affine(stack: Stack) -> Found:
 
 def doubt_intensities(image: np.ndarray) -> Found:
     """Yield a fault where intensities are not finite or all equal."""
-    if bad := int(np.count_nonzero(~np.isfinite(image))):
-        yield "image-not-finite", f"{bad} values are NaN or infinite, expected finite intensities"
+    if bad := int(np.count_nonzero(~(np.abs(image) < MOST_INTENSITY))):
+        text = f"{bad} values are NaN, infinite or beyond {MOST_INTENSITY:g}"
+        yield "image-not-finite", f"{text}, expected finite intensities"
     elif image.min() == image.max():
         yield "image-constant", f"every value is {image.flat[0]:g}, expected an image"
 

@@ -43,9 +43,8 @@ def split_patients(patients: Iterable[str], seed: int) -> dict[Split, list[str]]
 def split_cases(cases: Sequence[Case], seed: int) -> dict[Split, list[Case]]:
     """Divide a site's cases as :func:`split_patients` does; a patient's frames stay together."""
     patients = split_patients((case.patient for case in cases), seed)
-    return {
-        split: [case for case in cases if case.patient in set(patients[split])] for split in SPLITS
-    }
+    split_of = {patient: split for split in SPLITS for patient in patients[split]}
+    return {split: [case for case in cases if split_of[case.patient] == split] for split in SPLITS}
 
 
 def restrict(

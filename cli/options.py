@@ -1,5 +1,6 @@
 """Options that several commands share, and how a command ends after an error."""
 
+import io
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -20,6 +21,9 @@ DataFolder = Annotated[Path, typer.Option("--data", help=LAYOUTS)]
 
 def run_command(app: typer.Typer) -> None:
     """Run a command; a ``UserError`` becomes one line on stderr and status 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a file's name may hold what no encoding knows
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except UserError as error:

@@ -35,12 +35,17 @@ class Memory:
         self.folder = folder
 
     def save(self, kind: str, number: int, tensors: Mapping[str, Tensor]) -> None:
-        """Write tensors to disk; of their kind only the ``KEPT`` highest numbers stay."""
+        """Write tensors to disk; of their kind only this and the ``KEPT`` - 1 numbers before stay.
+
+        Higher numbers are of rounds that a run which went back to an older checkpoint repeats.
+        """
         if not self.folder.is_dir():
             self._prune()
         write_tensors(self._path(kind, number), tensors)
-        for path in sorted(self.folder.glob(f"{kind}-*.safetensors"))[:-KEPT]:
-            path.unlink()
+        held = self._held(kind)
+        stay = [known for known in held if known <= number][:KEPT]
+        for known in set(held) - set(stay):
+            self._path(kind, known).unlink(missing_ok=True)
 
     def load(self, kind: str, number: int) -> dict[str, Tensor] | None:
         """Return the tensors of a kind and number; None where they are missing or broken."""
@@ -51,8 +56,7 @@ class Memory:
 
     def latest(self, kind: str, first: int, last: int) -> dict[str, Tensor] | None:
         """Return the tensors of the highest number in [``first``, ``last``], if there are any."""
-        for path in sorted(self.folder.glob(f"{kind}-*.safetensors"), reverse=True):
-            number = int(path.stem.rpartition("-")[2])
+        for number in self._held(kind):
             if first <= number <= last and (found := self.load(kind, number)) is not None:
                 return found
         return None
@@ -63,6 +67,12 @@ class Memory:
             with suppress(OSError):  # another process may have removed it
                 if folder.stat().st_mtime < time.time() - FORGOTTEN_S:
                     shutil.rmtree(folder)
+
+    def _held(self, kind: str) -> list[int]:
+        """Return the numbers of a kind that there are files of, the highest first."""
+        names = (path.stem.removeprefix(f"{kind}-") for path in self.folder.glob(f"{kind}-*"))
+        known = {int(name) for name in names if name.isdecimal()}
+        return sorted((n for n in known if self._path(kind, n).is_file()), reverse=True)
 
     def _path(self, kind: str, number: int) -> Path:
         return self.folder / f"{kind}-{number:06d}.safetensors"

@@ -172,7 +172,7 @@ def checked(key: str, value: object, spec: Any, source: str) -> Any:
             )
         return tuple(_limited(key, item, spec.metadata, source) for item in items)
     expected = dict if kind is Mapping else inner[0] if kind is UnionType else spec.type
-    if expected is float and type(value) is int:
+    if expected is float and type(value) is int and abs(value) < 2**1023:
         value = float(value)
     if type(value) is not expected:
         name = "table" if expected is dict else expected.__name__
@@ -205,5 +205,5 @@ def read_toml(path: Path) -> dict[str, Any]:
             return tomllib.load(file)
     except OSError as error:
         raise UserError(f"{path}: cannot read the file ({error.strerror})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not TOML ({error})") from None

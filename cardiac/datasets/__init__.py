@@ -21,7 +21,7 @@ from cardiac.datasets.described import is_described, is_nnunet, read_described
 from cardiac.datasets.mnms import indices, read_mnms
 from cardiac.datasets.mnms2 import is_mnms2, read_mnms2
 from cardiac.datasets.sites import VENDOR_NAMES, group_by_site, site_name
-from cardiac.faults import NAMED, Fault, FaultError, raise_first
+from cardiac.faults import NAMED, Fault, FaultError, not_text, raise_first
 from common.errors import UserError
 
 __all__ = [
@@ -76,6 +76,8 @@ def list_cases(data_dir: Path, axes: str = "LPS") -> Listing:
         for found in read(data_dir):
             if isinstance(found, Fault):
                 faults.append(found)
+            elif doubt := not_text(found.name):
+                faults.append(Fault("case-name", f"the name of a case is {doubt}", path=data_dir))
             elif cases.setdefault((found.patient, found.frame), found) is not found:
                 text = f"listed twice, with {found.image.name} too, expected each frame once"
                 faults.append(
@@ -114,12 +116,20 @@ def _layout(data_dir: Path) -> tuple[str, Reader]:
         raise UserError(f"{data_dir}: no such data folder")
     if is_described(data_dir):
         return "nnU-Net" if is_nnunet(data_dir) else "csv", read_described
-    if is_mnms2(data_dir):
-        return "M&Ms-2", read_mnms2
-    if indices(data_dir):
-        return "M&Ms", read_mnms
-    if patient_folders(data_dir):
-        return "ACDC", read_acdc
+    fitting: list[tuple[str, Reader]] = [
+        (name, read)
+        for name, fits, read in (
+            ("M&Ms-2", is_mnms2, read_mnms2),
+            ("M&Ms", indices, read_mnms),
+            ("ACDC", patient_folders, read_acdc),
+        )
+        if fits(data_dir)
+    ]
+    if len(fitting) > 1:
+        names = " and ".join(name for name, _ in fitting)
+        raise UserError(f"{data_dir}: found files of {names}, expected one layout in a folder")
+    if fitting:
+        return fitting[0]
     raise UserError(
         f"{data_dir}: neither M&Ms-2 (dataset_information.csv), M&Ms "
         "(…M&Ms…information….csv), ACDC (training/patientNNN/), nnU-Net (dataset.json) nor a "

@@ -17,7 +17,7 @@ OTHER_FILES = r"Info\.cfg|MANDATORY_CITATION\.md|{patient}_4d\.nii\.gz"
 
 def patient_folders(data_dir: Path) -> list[Path]:
     """Return the patients' folders in the folder's ``training`` or in itself, sorted."""
-    return sorted((data_dir / "training").glob("patient*")) or sorted(data_dir.glob("patient*"))
+    return sorted((data_dir / "training").glob("patient*/")) or sorted(data_dir.glob("patient*/"))
 
 
 def read_acdc(data_dir: Path) -> Iterator[Case | Fault]:

@@ -22,6 +22,8 @@ NAMES = {
     ),
 }
 """Usual names of each structure, in lower case and with spaces between words."""
+MOST = 2**16 - 1
+"""Highest value of a label file; a higher one is a slip, and decoded files hold it inexactly."""
 MEANING = {
     name: label for label, structure in enumerate(STRUCTURES, 1) for name in NAMES[structure]
 }
@@ -42,7 +44,7 @@ def map_labels(named: Mapping[str, object], path: Path) -> dict[int, int]:
     ------
     FaultError
         A name is unknown, a structure is missing or named twice, or a value is not a whole number
-        above 0 or stands for two structures. The message lists all that is wrong.
+        from 1 to ``MOST`` or stands for two structures. The message lists all that is wrong.
     """
     label_map = {0: BACKGROUND}
     wrong = []
@@ -54,8 +56,9 @@ def map_labels(named: Mapping[str, object], path: Path) -> dict[int, int]:
             unknown.append(name)
         elif isinstance(value, list):
             wrong.append(f"{name} is a region of several labels {value}, expected one number each")
-        elif type(value) is not int or (value != 0 if background else value <= 0):
-            wrong.append(f"{name} is {value!r}, expected {0 if background else 'a number above 0'}")
+        elif type(value) is not int or not (value == 0 if background else 0 < value <= MOST):
+            expected = 0 if background else f"a whole number from 1 to {MOST}"
+            wrong.append(f"{name} is {value!r}, expected {expected}")
         elif not background and (value in label_map or MEANING[plain] in label_map.values()):
             wrong.append(f"{name} is {value}, expected one number and one name for a structure")
         elif not background:

@@ -6,7 +6,8 @@ It tells neither a case's patient nor the axes of the affines: ``dataset.toml`` 
 """
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,16 +42,28 @@ class Raw:
     def names(self) -> list[str]:
         """Return the names of the cases that have an image, sorted."""
         end = f"{CHANNEL}{self.ending}"
-        found = (self.data_dir / IMAGES).glob(f"*{end}")
-        return sorted(p.name[: -len(end)] for p in found if not p.name.startswith("."))
+        return [name[: -len(end)] for name in self._files(IMAGES) if name.endswith(end)]
 
     def extra(self) -> Iterator[Fault]:
-        """Yield a fault where there are labels without an image."""
-        images = {self.label(name).name for name in self.names()}
-        found = sorted(path.name for path in (self.data_dir / LABELS).glob(f"*{self.ending}"))
-        if extra := [name for name in found if name not in images and not name.startswith(".")]:
+        """Yield a fault where there is no image, and where a file is not of a case's image."""
+        images, labels = self.data_dir / IMAGES, self.data_dir / LABELS
+        known = {
+            path.name for case in self.names() for path in (self.image(case), self.label(case))
+        }
+        if not known:
+            text = f"no images, expected files NAME{CHANNEL}{self.ending}"
+            yield Fault("file-missing", text, path=images)
+        if extra := [name for name in self._files(IMAGES) if name not in known]:
+            text = f"take no part, as they do not end in {CHANNEL}{self.ending}: {some(extra)}"
+            yield Fault("case-unlisted", text, path=images)
+        if extra := [name for name in self._files(LABELS) if name not in known]:
             text = f"not used, as {IMAGES} has no image of it: {some(extra)}"
-            yield Fault("file-extra", text, path=self.data_dir / LABELS)
+            yield Fault("file-extra", text, path=labels)
+
+    def _files(self, part: str) -> list[str]:
+        """Return the names of the files in a subfolder that are not hidden, sorted."""
+        found = (path.name for path in (self.data_dir / part).glob("*"))
+        return sorted(name for name in found if not name.startswith("."))
 
 
 def read_raw(data_dir: Path) -> Raw:
@@ -64,8 +77,9 @@ def read_raw(data_dir: Path) -> Raw:
     """
     path = data_dir / INDEX
     try:
-        said: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        text = path.read_text(encoding="utf-8-sig")
+        said: Any = json.loads(text, object_pairs_hook=_each_once)
+    except (OSError, ValueError, RecursionError) as error:
         raise _wrong(path, f"cannot be read as JSON ({error})") from None
     if not isinstance(said, dict) or not isinstance(said.get("labels"), dict):
         raise _wrong(path, "no labels, expected numbers by name, as LV, MYO and RV")
@@ -77,11 +91,23 @@ def read_raw(data_dir: Path) -> Raw:
     if ending not in ENDINGS:
         raise _wrong(path, f"file_ending: found {ending!r}, expected {' or '.join(ENDINGS)}")
     labels = said["labels"]
-    if labels and all(key.isdigit() for key in labels):  # as in nnU-Net's first version
+    if labels and all(
+        re.fullmatch("[0-9]{1,9}", key) for key in labels
+    ):  # as in nnU-Net's first version
         if len(set(map(str, labels.values()))) < len(labels):
             raise _wrong(path, "labels: a name stands for two numbers, expected one each")
         labels = {str(name): int(number) for number, name in labels.items()}
     return Raw(data_dir, ending, map_labels(labels, path))
+
+
+def _each_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object's pairs as a dict; ValueError where a name has two values."""
+    said = dict(pairs)
+    if len(said) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice!r} is there twice, expected one value")
+    return said
 
 
 def _wrong(path: Path, message: str) -> FaultError:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from cardiac.datasets.case import Case
-from cardiac.faults import Fault, raise_first
+from cardiac.faults import Fault, not_text, raise_first
 
 DEFAULT_COLUMN = "VENDOR"
 """Column whose values are the sites, by default."""
@@ -71,6 +71,10 @@ def site_faults(cases: Sequence[Case], column: str, data_dir: Path) -> Iterator[
             found = " and ".join(sorted(names))
             text = f"patient {patient}: {column} is {found}, expected one site for each patient"
             yield Fault("patient-sites", text, patient, data_dir)
+    for value, having in sorted(patients.items()):
+        if doubt := not_text(value):
+            text = f"{column} of {len(having)} patient(s) is {doubt}"
+            yield Fault("row-cell", text, path=data_dir)
     for patient in sorted(patients.pop("", set())):
         text = f"{column} is empty, so the patient goes to a site {site_name(column, '')!r}"
         yield Fault("column-empty", text, patient)

@@ -42,15 +42,18 @@ def read_table(
     """
     try:
         with index.open(newline="", encoding="utf-8-sig", errors="replace") as file:
-            reader = csv.DictReader(file)
-            columns = [column for column in reader.fieldnames or [] if column]
+            reader = csv.DictReader(file, strict=True)  # or an open quote hides all rows after it
+            columns = [column for column in reader.fieldnames or [] if column.strip()]
             lines = [(reader.line_num, row) for row in reader]
     except FileNotFoundError:
         text = f"missing, expected a csv with a column {needed[0]}"
         return None, [Fault("csv-missing", text, path=index)]
-    except (OSError, csv.Error) as error:
+    except (OSError, ValueError, csv.Error) as error:
         return None, [Fault("csv-missing", f"cannot be read as csv ({error})", path=index)]
-    spelled = {column.strip().casefold() for column in columns}
+    spelled = [column.strip().casefold() for column in columns]
+    if twice := sorted({column for column in spelled if spelled.count(column) > 1}):
+        text = f"column {', '.join(twice)} is there twice, expected each column once"
+        return None, [Fault("csv-column", text, path=index)]
     if missing := [column for column in needed if column.casefold() not in spelled]:
         hint = "; are its columns separated by commas?" if len(columns) < 2 else ""
         text = f"; found {', '.join(columns) or 'nothing'}{hint}"

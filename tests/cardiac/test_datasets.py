@@ -1,5 +1,6 @@
 """Data folders are read or refused, and their labels mapped onto the canonical ones."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -156,6 +157,25 @@ def test_a_table_without_patients_is_refused(tmp_path: Path) -> None:
 def test_a_table_without_subject_codes_is_named_with_its_columns(tmp_path: Path) -> None:
     table = write_table(tmp_path, [{"PATIENT": "1", "VENDOR": "GE"}])
     refused(tmp_path, str(table), "SUBJECT_CODE", "found PATIENT, VENDOR")
+
+
+def test_a_site_whose_name_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    mnms2(tmp_path, [row("1", HOSPITAL="Nimes")])
+    table = tmp_path / "dataset_information.csv"
+    table.write_bytes(table.read_bytes().replace(b"Nimes", "Nîmes".encode("cp1252")))
+    with pytest.raises(UserError, match=r"HOSPITAL of 1 patient\(s\) is 'N\\ufffdmes'"):
+        sites(tmp_path, "HOSPITAL")
+
+
+def test_a_folder_of_two_layouts_is_refused(tmp_path: Path) -> None:
+    mnms2(tmp_path, [row("1")])
+    acdc(tmp_path, {"patient001": (1, 9)})
+    refused(tmp_path, "M&Ms-2 and ACDC", "expected one layout")
+
+
+def test_a_patients_folder_whose_name_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    acdc(tmp_path, {os.fsdecode(b"patient\xff"): (1, 9)})
+    refused(tmp_path, r"'patient\udcff ED', expected text in UTF-8")
 
 
 @pytest.mark.parametrize("again", ["1", "001"])

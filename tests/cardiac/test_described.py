@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cardiac.datasets import group_by_site, read_cases
+from cardiac.datasets import described, group_by_site, read_cases
 from cardiac.datasets.label_names import map_labels
 from cardiac.inspection.inspect import Inspection, inspect_folder
 from cardiac.preprocessing import load_frame
@@ -27,6 +28,7 @@ columns = {patient = "subject"}
 PATTERN = r"(?P<site>[a-z]+)-(?P<patient>\d+)_(?P<frame>\w+)"
 RAW_TOML = f"affine-axes = 'LPS'\ncase-pattern = '{PATTERN}'\n"
 SITES = ("dijon", "lyon")
+NESTED = "[" * 10_000
 Plant = Callable[[Path], object]
 
 
@@ -232,8 +234,42 @@ FAULTS: list[tuple[Plant, str]] = [
     (lambda f: toml(f, "Myocardium = 2", "Myocardium = 1"), "label-names"),
     (lambda f: toml(f, "Myocardium = 2", "Myocardium = '2'"), "label-names"),
     (lambda f: toml(f, "RAS", 'RAS"\nsite = "Lyon'), "row-cell"),
+    (lambda f: table(f, "p1,ES,", 'p1,ES,"'), "csv-missing"),
+    (lambda f: table(f, ",frame", ",Subject"), "csv-column"),
+    (lambda f: table(f, ",frame", ", SITE "), "csv-column"),
+    (lambda f: toml(f, "subject", 'subject", frame = "phase'), "csv-column"),
+    (lambda f: toml(f, "subject", 'subject", site = "hospital'), "csv-column"),
+    (lambda f: toml(f, "subject", ""), "description-key"),
+    (lambda f: toml(f, "patient =", "case ="), "description-key"),
+    (lambda f: toml(f, "RAS", 'RAS"\ntable = "a\\u0000'), "csv-missing"),
+    (lambda f: toml(f, "Myocardium = 2", "Myocardium = 70000"), "label-names"),
+    (lambda f: toml(f, "Myocardium = 2", f"Myocardium = {NESTED}"), "description-key"),
+    (lambda f: (f / "cases.csv").write_text(",".join(HEADER)), "csv-missing"),
+    (lambda f: table(f, "hearts/001/001_SA_ES.nii.gz", ""), "row-cell"),
+    (lambda f: table(f, "p1,ES", "p1,ES,x"), "row-cell"),
+    (lambda f: table(f, "p1,ES", "p\0 1,ES"), "row-cell"),
+    (lambda f: table(f, "001_SA_ES.", "\0001_SA_ES."), "row-cell"),
+    (lambda f: latin(f, "p1,"), "row-cell"),
+    (lambda f: latin(f, "lyon"), "row-cell"),
+    (lambda f: table(f, "hearts/001/001_SA_ES.", "./hearts/001/001_SA_ED."), "subject-twice"),
+    (lambda f: table(f, "hearts/001/001_SA_ES_", "hearts/001/001_SA_ED_"), "subject-twice"),
+    (lambda f: table(f, "001_SA_ES.", f"{'x' * 300}."), "file-missing"),
+    (lambda f: table(f, "001_SA_ES.", "001**SA."), "file-missing"),
+    (lambda f: table(f, "hearts/001/001_SA_ES.nii.gz", "hearts/001"), "file-missing"),
+    (lambda f: table(f, "hearts/001/001_SA_ES.nii.gz", "/"), "file-missing"),
 ]
 """Faults planted in a folder with a csv, with their codes."""
+
+
+def write_sites(folder: Path, *rows: str) -> None:
+    (folder / "dataset.toml").write_text('affine-axes = "LPS"\ntable = "sites.csv"\n')
+    (folder / "sites.csv").write_text("\n".join(["case,patient,site", *rows]))
+
+
+def not_utf8(folder: Path) -> None:
+    (folder / "imagesTr" / os.fsdecode(b"\xff_0000.nii.gz")).touch()
+    toml(folder, PATTERN, "(?P<patient>.+)")
+
 
 RAW_FAULTS: list[tuple[Plant, str]] = [
     (lambda f: (f / "dataset.toml").unlink(), "description-missing"),
@@ -255,13 +291,34 @@ RAW_FAULTS: list[tuple[Plant, str]] = [
     (lambda f: (f / "labelsTr/lyon-001_ED.nii.gz").unlink(), "file-missing"),
     (lambda f: (f / "imagesTr/lyon-001_ED_0000.nii.gz").unlink(), "file-extra"),
     (lambda f: write_sites(f, "lyon-001_ED,1,lyon"), "case-unlisted"),
+    (lambda f: write_sites(f, "../imagesTr/lyon-001_ED,1,lyon"), "row-cell"),
+    (write_sites, "csv-missing"),
+    (lambda f: toml(f, "case-", "columns = {patient = 'who'}\ncase-"), "description-key"),
+    (lambda f: toml(f, PATTERN, "(?P<patient>.{99999999999})"), "description-key"),
+    (lambda f: toml(f, PATTERN, f"{'(' * 5000}(?P<patient>x){')' * 5000}"), "description-key"),
+    (lambda f: (f / "dataset.json").write_text(NESTED), "description-key"),
+    (lambda f: table(f, '"LV": 1', '"LV": 2, "LV": 1', "dataset.json"), "description-key"),
+    (
+        lambda f: said(f, labels={"0": "background", "²": "LV", "2": "MYO", "3": "RV"}),
+        "label-names",
+    ),
+    (lambda f: said(f, labels={"9" * 5000: "LV", "2": "MYO", "3": "RV"}), "label-names"),
+    (labelled(LV=10**12, MYO=2, RV=3), "label-names"),
+    (lambda f: said(f, file_ending=".nii"), "file-missing"),
+    (lambda f: shutil.rmtree(f / "imagesTr"), "file-missing"),
+    (lambda f: (f / "imagesTr/lyon-009_ED.nii.gz").touch(), "case-unlisted"),
+    (lambda f: (f / "imagesTr/lyon-001_ED_0001.nii.gz").touch(), "case-unlisted"),
+    (lambda f: (f / "imagesTr/lyon-009_ED_0000.nii").touch(), "case-unlisted"),
+    (lambda f: (f / "labelsTr/lyon-009_ED.nii").touch(), "file-extra"),
+    (not_utf8, "row-cell"),
 ]
 """Faults planted in a folder in nnU-Net's layout, with their codes."""
 
 
-def write_sites(folder: Path, *rows: str) -> None:
-    (folder / "dataset.toml").write_text('affine-axes = "LPS"\ntable = "sites.csv"\n')
-    (folder / "sites.csv").write_text("\n".join(["case,patient,site", *rows]))
+def latin(folder: Path, old: str) -> None:
+    """Put a letter in ISO 8859-1 before some text of the csv."""
+    path = folder / "cases.csv"
+    path.write_bytes(path.read_bytes().replace(old.encode(), b"\xe9" + old.encode()))
 
 
 def ids(faults: list[tuple[Plant, str]]) -> list[str]:
@@ -286,6 +343,37 @@ def test_a_fault_of_a_described_folder_is_found(listed: Path, plant: Plant, code
 def test_a_fault_of_nnunets_layout_is_found(raw: Path, plant: Plant, code: str) -> None:
     plant(raw)
     look(raw, code)
+
+
+def test_a_pattern_that_takes_years_is_refused(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (raw / f"imagesTr/{'a' * 60}_0000.nii.gz").touch()
+    toml(raw, PATTERN, r"(?P<patient>(\w+-?)+)_(?P<frame>ed)")
+    monkeypatch.setattr(described, "MATCH_S", 0.5)
+    refused(raw, "dataset.toml: case-pattern: ", "takes more than 0.5 s", "expected no repeated")
+
+
+def test_a_path_leads_out_of_a_folder_by_any_name_of_it(
+    listed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table(listed, "hearts/001/001_SA_ES.", "../001_SA_ES.")
+    for folder, here in ((listed, "."), (listed / "hearts", "..")):
+        monkeypatch.chdir(folder)
+        refused(Path(here), "leads out of the folder")
+
+
+def test_a_frame_without_a_name_has_its_whole_images_name(listed: Path) -> None:
+    for number, frame in enumerate(("ED", "ES")):
+        path = listed / f"hearts/001/001_SA_{frame}.nii.gz"
+        path.rename(path.with_name(f"1.2.{number}.nii.gz"))
+        table(listed, path.name, f"1.2.{number}.nii.gz")
+    table(listed, ",frame", ",phase")
+    assert [case.frame for case in read_cases(listed)[:2]] == ["1.2.0", "1.2.1"]
+
+
+def test_json_may_begin_with_a_byte_order_mark(raw: Path) -> None:
+    path = raw / "dataset.json"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert len(read_cases(raw)) == 12
 
 
 def test_errors_name_file_row_column_what_was_found_and_what_was_expected(

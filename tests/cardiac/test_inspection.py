@@ -144,6 +144,12 @@ PATIENT_FAULTS: list[tuple[Callable[[Path], object], str]] = [
 """Faults that are reported for the first patient, not for a frame."""
 
 
+def checksum_of_another(path: Path) -> bytes:
+    """Return a .nii.gz file that decodes to its end, but not to what was written."""
+    data = path.read_bytes()
+    return data[:-8] + bytes(byte ^ 1 for byte in data[-8:-4]) + data[-4:]
+
+
 def truncate(folder: Path) -> None:
     path = image_of(folder)
     path.write_bytes(path.read_bytes()[:20_000])
@@ -235,11 +241,13 @@ IMAGE_FAULTS: list[tuple[Callable[[Path], object], str]] = [
     (plain_nifti, "file-missing"),
     (truncate, "file-unreadable"),
     (lambda f: image_of(f).write_bytes(b"nothing"), "file-unreadable"),
+    (lambda f: image_of(f).write_bytes(checksum_of_another(image_of(f))), "file-unreadable"),
     (lambda f: edit(image_of(f), lambda a: a[..., None]), "not-3d"),
     (lambda f: edit(image_of(f), lambda a: np.stack([a, a], axis=3)), "not-3d"),
     (lambda f: patch_header(image_of(f), 42, b"\xff\x0f\xff\x0f\xff\x0f"), "file-huge"),
     (lambda f: edit(image_of(f), spoil(np.nan)), "image-not-finite"),
     (lambda f: edit(image_of(f), spoil(np.inf)), "image-not-finite"),
+    (lambda f: edit(image_of(f), spoil(1e38)), "image-not-finite"),
     (lambda f: edit(image_of(f), np.ones_like), "image-constant"),
     (lambda f: edit(image_of(f), lambda a: a // 200), "image-few-values"),
     (lambda f: edit(image_of(f), lambda a: np.minimum(a, np.median(a))), "image-clipped"),

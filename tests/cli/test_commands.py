@@ -1,6 +1,7 @@
 """The commands write what they promise and name a person's mistake in one line."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -26,6 +27,14 @@ from tests.cli.running import Ended, Run
 from tests.conftest import SMALL, MakeAdapter
 
 COLUMNS = {"LV", "MYO", "RV", "mean"}
+
+
+def test_names_that_are_not_utf8_are_printed(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"\xff")
+    folder.mkdir()
+    ended = run("check", folder)
+    assert ended.status == 2
+    assert r"\udcff: neither M&Ms-2" in ended.error
 
 
 @pytest.fixture(scope="module")
@@ -274,7 +283,7 @@ BAD_FILES: dict[str, tuple[str, Spoil, tuple[str, ...]]] = {
     ),
     "label value 7": (LABEL, lambda p: edit(p, one_value(7)), ("value 7", "[0, 1, 2, 3]")),
     "truncated": (IMAGE, halve, ("cannot be read as NIfTI",)),
-    "NaN": (IMAGE, lambda p: edit(p, one_value(np.nan)), ("1 values are NaN or infinite",)),
+    "NaN": (IMAGE, lambda p: edit(p, one_value(np.nan)), ("1 values are NaN, infinite",)),
 }  # fmt: skip
 
 

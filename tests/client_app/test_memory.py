@@ -47,6 +47,24 @@ def test_a_repeated_round_goes_on_from_the_one_before(tmp_path: Path) -> None:
     assert number(memory.latest(OWN, 0, 1)) == 1
 
 
+def test_rounds_after_an_older_checkpoint_are_done_again(tmp_path: Path) -> None:
+    memory = Memory(tmp_path)
+    for round_number in (8, 9, 5):
+        memory.save(OWN, round_number, tensors(round_number))
+    assert number(memory.load(OWN, 5)) == 5
+    assert number(memory.latest(OWN, 5, 9)) == 5
+
+
+def test_files_of_others_are_left_alone(tmp_path: Path) -> None:
+    memory = Memory(tmp_path)
+    (tmp_path / "own-copy.safetensors").touch()
+    for round_number in (999_999, 1_000_000, 1_000_001):
+        memory.save(OWN, round_number, tensors(round_number))
+    assert number(memory.latest(OWN, 0, 2_000_000)) == 1_000_001
+    assert number(memory.load(OWN, 1_000_000)) == 1_000_000
+    assert (tmp_path / "own-copy.safetensors").is_file()
+
+
 def test_what_is_older_than_asked_is_not_taken(tmp_path: Path) -> None:
     memory = Memory(tmp_path)
     memory.save(OWN, 1, tensors(1))

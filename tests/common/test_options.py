@@ -2,13 +2,23 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from common.config import RunConfig
 from common.errors import UserError
-from common.options import AFFECTS, Check, every_key_affects, keys_of, option, parse, to_flat
+from common.options import (
+    AFFECTS,
+    Check,
+    every_key_affects,
+    keys_of,
+    option,
+    parse,
+    read_toml,
+    to_flat,
+)
 
 
 @dataclass(frozen=True)
@@ -63,6 +73,7 @@ def test_keys_of_groups_stand_beside_the_others_and_come_back() -> None:
         ({"wide": 1}, "wide: found 1 (int), expected a bool"),
         ({"colour": "green"}, "colour: found 'green', expected one of ['red', 'blue']"),
         ({"speed": 0}, "speed: found 0.0, expected above 0 and at most 10"),
+        ({"speed": 10**400}, f"speed: found {10**400} (int), expected a float"),
         ({"speed": float("nan")}, "speed: found nan, expected above 0 and at most 10"),
         ({"horses": 0}, "horses: found 0, expected at least 1 and at most 4"),
         ({"horses": "two"}, "horses: found 'two' (str), expected a int"),
@@ -80,6 +91,13 @@ def test_an_error_names_source_key_value_and_expectation(
     with pytest.raises(UserError) as error:
         cart(**keys)
     assert str(error.value) == f"cart.toml: {message}"
+
+
+@pytest.mark.parametrize("content", [b"a = " + b"[" * 10_000, b"\xff", b"a = " + b"9" * 5000])
+def test_a_file_that_is_not_toml_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "odd.toml").write_bytes(content)
+    with pytest.raises(UserError, match=r"odd\.toml: not TOML"):
+        read_toml(tmp_path / "odd.toml")
 
 
 def test_a_key_without_a_default_must_be_given() -> None:
