@@ -102,9 +102,8 @@ def check_there(path: Path, frame_index: int | None = None) -> None:
     try:
         text = "" if stat.S_ISREG(path.stat().st_mode) else "missing, as this is no file"
     except (FileNotFoundError, NotADirectoryError):
-        near = sorted(
-            other.name for other in path.parent.glob(escape(path.stem.split(".")[0]) + ".*")
-        )
+        pattern = escape(path.stem.split(".")[0]) + ".*"
+        near = sorted(other.name for other in path.parent.glob(pattern))
         text = f"missing; found {near[0]}" if near else "missing"
     except OSError as error:
         text = f"missing ({error.strerror})"
@@ -140,7 +139,7 @@ def doubt_affine(stack: Stack) -> Found:
 def doubt_intensities(image: np.ndarray) -> Found:
     """Yield a fault where intensities are not finite or all equal."""
     if bad := int(np.count_nonzero(~(np.abs(image) < MOST_INTENSITY))):
-        text = f"{bad} values are NaN, infinite or beyond {MOST_INTENSITY:g}"
+        text = f"{bad} values are NaN or infinite, or beyond {MOST_INTENSITY:g}"
         yield "image-not-finite", f"{text}, expected finite intensities"
     elif image.min() == image.max():
         yield "image-constant", f"every value is {image.flat[0]:g}, expected an image"

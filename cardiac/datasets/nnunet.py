@@ -91,9 +91,8 @@ def read_raw(data_dir: Path) -> Raw:
     if ending not in ENDINGS:
         raise _wrong(path, f"file_ending: found {ending!r}, expected {' or '.join(ENDINGS)}")
     labels = said["labels"]
-    if labels and all(
-        re.fullmatch("[0-9]{1,9}", key) for key in labels
-    ):  # as in nnU-Net's first version
+    numbered = (re.fullmatch("[0-9]{1,9}", key) for key in labels)
+    if labels and all(numbered):  # as in nnU-Net's first version
         if len(set(map(str, labels.values()))) < len(labels):
             raise _wrong(path, "labels: a name stands for two numbers, expected one each")
         labels = {str(name): int(number) for number, name in labels.items()}

@@ -12,7 +12,7 @@ from results.run_reader import COLUMNS, RunFiles, mean
 from server_app.curves import label
 
 METRICS = {"dice": ("Dice", 3, 1), "hd95_mm": ("HD95, mm", 1, -1)}
-"""Of each metric its title, its digits, and 1 where more is better or −1 where less is."""
+"""The title and digits of each metric, and 1 where more is better or −1 where less is."""
 Lookup = Callable[[str, str, str, str], float]
 """Returns a score, NaN for none, of a site, a model (base, result), a metric and a structure."""
 TOLERANCE = 0.005
