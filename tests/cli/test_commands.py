@@ -283,7 +283,7 @@ BAD_FILES: dict[str, tuple[str, Spoil, tuple[str, ...]]] = {
     ),
     "label value 7": (LABEL, lambda p: edit(p, one_value(7)), ("value 7", "[0, 1, 2, 3]")),
     "truncated": (IMAGE, halve, ("cannot be read as NIfTI",)),
-    "NaN": (IMAGE, lambda p: edit(p, one_value(np.nan)), ("1 values are NaN, infinite",)),
+    "NaN": (IMAGE, lambda p: edit(p, one_value(np.nan)), ("1 values are NaN or infinite",)),
 }  # fmt: skip
 
 
