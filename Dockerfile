@@ -13,7 +13,8 @@ ARG PIP_EXTRA_INDEX_URL
 ENV HOME=/tmp \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
-    FLWR_TELEMETRY_ENABLED=0
+    FLWR_TELEMETRY_ENABLED=0 \
+    FLWR_DISABLE_UPDATE_CHECK=1
 
 # A volume that is mounted for the first time takes the owner of the folder that it covers.
 RUN useradd --no-create-home --uid "${APP_UID}" app \

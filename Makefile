@@ -1,12 +1,10 @@
 # Two commands for a newcomer: `make demo` and `make test`.
 PYTHON ?= python3.11
-VENV := .venv
+# Each version of Python has an environment of its own; .venv is that of 3.11.
+VENV := .venv$(if $(filter python3.11,$(PYTHON)),,-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 # Number of processes that share the tests; each also starts some of its own.
 WORKERS ?= 2
-# Ray warns about things that do not matter on one machine.
-export RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO ?= 0
-export RAY_BACKEND_LOG_LEVEL ?= fatal
 
 .PHONY: help install demo test lint types unit format clean
 

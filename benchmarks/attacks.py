@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from flwr.app import ArrayRecord, Context, Message
 from flwr.clientapp import ClientApp
-from flwr.clientapp.typing import ClientAppCallable
 from numpy.typing import NDArray
 
 from client_app import app as shipped
+from client_app.guard import App
 from common import messages, records
 
 Values = NDArray[np.float32]
@@ -46,7 +46,7 @@ LIES: dict[str, Lie] = {
 """Attacks on the validation, by name."""
 
 
-def misbehave(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+def misbehave(message: Message, context: Context, call_next: App) -> Message:
     """Answer as the shipped app does, but falsify the bad site's answer; a Flower client mod."""
     attack = os.environ.get("ATTACK", "")
     bad = str(context.node_config.get("partition-id")) == os.environ.get("ATTACK_PARTITION")

@@ -13,13 +13,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import grpc
 import tomli_w
 from cryptography.hazmat.primitives.serialization import load_ssh_public_key
-from flwr.proto.control_pb2 import RegisterNodeRequest
-from flwr.proto.control_pb2_grpc import ControlStub
-from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
+from benchmarks.flower_private import ControlHttpClient, RegisterNodeRequest, public_key_to_bytes
 from benchmarks.processes import Processes, free_ports
 from common.certificates import make_authority, make_site_key
 from common.options import Value
@@ -65,7 +62,7 @@ def start_superlink(
     ports: Sequence[int] = (),
     name: str = "superlink",
 ) -> list[int]:
-    """Start a SuperLink and return its ports for SuperNodes (at ``host``), ``flwr run`` and apps.
+    """Start a SuperLink; return its ports for SuperNodes (at ``host``) and for everything else.
 
     The SuperLink listens when this returns, because ``flwr run`` gives up at once where nothing
     listens. If another process takes a port meanwhile, other ports are tried. With TLS the
@@ -78,17 +75,12 @@ def start_superlink(
         The SuperLink ended or did not listen in time in every attempt.
     """
     for _ in range(TRIES):
-        chosen = list(ports) or free_ports(3)
-        addresses = list(zip((host, LOOPBACK, LOOPBACK), chosen, strict=True))
-        apis = ("fleet", "control", "serverappio")
-        listens = (
-            word
-            for api, (at, port) in zip(apis, addresses, strict=True)
-            for word in (f"--{api}-api-address", f"{at}:{port}")
-        )
+        fleet, control = chosen = list(ports) or free_ports(2)
+        listens = ["--fleet-api-address", f"{host}:{fleet}"]
+        listens += ["--host", LOOPBACK, "--port", str(control)]
         security = [*tls.options(), "--database", f"{name}.db"] if tls else ["--insecure"]
         process = running.start(name, ["rate-my-lora", "superlink", *security, *listens])
-        if all(_listens(process, address) for address in addresses):
+        if all(_listens(process, at) for at in ((host, fleet), (LOOPBACK, control))):
             return chosen
         running.kill(name)
     raise RuntimeError(f"the SuperLink does not listen:\n{running.log(name)}")
@@ -105,31 +97,38 @@ def _listens(process: subprocess.Popen[bytes], address: tuple[str, int]) -> bool
 
 
 @contextmanager
-def control_api(port: int, tls: Tls) -> Iterator[ControlStub]:
-    """Yield a stub of the SuperLink's control API, which the ``flwr`` command uses."""
-    trust = grpc.ssl_channel_credentials(tls.root.read_bytes())
-    with grpc.secure_channel(f"{LOOPBACK}:{port}", trust) as channel:
-        yield ControlStub(channel)
+def control_api(port: int, tls: Tls) -> Iterator[ControlHttpClient]:
+    """Yield a client of the SuperLink's control API, which the ``flwr`` command uses."""
+    client = ControlHttpClient.from_server_address(
+        f"{LOOPBACK}:{port}",
+        insecure=False,
+        root_certificates=tls.root.read_bytes(),
+        interceptors=[],
+    )
+    try:
+        yield client
+    finally:
+        client.close()
 
 
 def register(control: int, tls: Tls, key: Path) -> int:
     """Register a key's public half, as ``flwr supernode register`` does; return the node's id."""
     public = load_ssh_public_key(key.with_name(key.name + ".pub").read_bytes())
     request = RegisterNodeRequest(public_key=public_key_to_bytes(public))  # type: ignore[arg-type]
-    with control_api(control, tls) as stub:
-        return int(stub.RegisterNode(request).node_id)
+    with control_api(control, tls) as client:
+        return int(client.RegisterNode(request).node_id)
 
 
 def start_supernode(
     running: Processes, superlink: str, node: Mapping[str, str], *, namespace: str = ""
 ) -> None:
     """Start the SuperNode of a site with its node configuration, without TLS."""
-    (app_io,) = free_ports(1)
+    (local_port,) = free_ports(1)
     running.start(
         node["site"],
         [
             *("flower-supernode", "--insecure", "--superlink", superlink),
-            *("--clientappio-api-address", f"{LOOPBACK}:{app_io}"),
+            *("--host", LOOPBACK, "--port", str(local_port)),
             *("--node-config", flower_config(node)),
         ],
         namespace=namespace,

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from common.flower_environment import SETTINGS
+
 BIN = Path(sys.executable).parent
 STOP_S = 5.0
 
@@ -41,8 +43,7 @@ class Processes:
         variables = {
             **os.environ,
             "FLWR_HOME": str(home),
-            "FLWR_TELEMETRY_ENABLED": "0",
-            # Flower finds its helpers by name
+            **SETTINGS,
             "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
             **(environment or {}),
         }
@@ -80,20 +81,43 @@ class Processes:
 
     def stop(self) -> None:
         """Ask every group to end, the last started first, then kill what is left after 5 s."""
+        families = [family(process.pid) for process in self.running.values()]
         for process in reversed(self.running.values()):
             _signal_group(process.pid, signal.SIGTERM)
             _signal_group(process.pid, signal.SIGCONT)
-        for process in self.running.values():
+        for process, members in zip(self.running.values(), families, strict=True):
             with suppress(subprocess.TimeoutExpired):
                 process.wait(STOP_S)
-            # flower-superexec may outlive its parent in the same group
+            # flower-superexec may outlive its parent, in a group of its own
             _signal_group(process.pid, signal.SIGKILL)
+            for member in members:
+                with suppress(ProcessLookupError):
+                    os.kill(member, signal.SIGKILL)
             process.wait()
 
 
-def _signal_group(group: int, number: signal.Signals) -> None:
+def family(ancestor: int) -> list[int]:
+    """Return the ids of a process and of its descendants, in whatever group."""
+    children: dict[int, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # the process has ended since it was listed
+            parent = path.read_text("utf-8").rpartition(")")[2].split()[1]
+            children.setdefault(int(parent), []).append(int(path.parent.name))
+    members = [ancestor]
+    for member in members:  # the list grows meanwhile
+        members += children.get(member, [])
+    return members
+
+
+def _signal_group(leader: int, number: signal.Signals) -> None:
+    """Signal a group, and the descendants of its leader in other groups (flower-superexec)."""
+    others = family(leader)[1:]
     with suppress(ProcessLookupError):
-        os.killpg(group, number)
+        os.killpg(leader, number)
+    for other in others:
+        with suppress(ProcessLookupError):
+            if os.getpgid(other) != leader:
+                os.kill(other, number)
 
 
 @contextmanager

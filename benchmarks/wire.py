@@ -145,7 +145,7 @@ def run_federation(args: argparse.Namespace, folder: Path) -> tuple[list[Counter
     ranks = ",".join(f"{site}={rank}" for site, rank in RANKS.items())
     config |= {"rank": max(RANKS.values()), "ranks": ranks, "round-timeout-s": 600}
     with namespace(frames=not args.large_packets), processes(folder) as running:
-        fleet, control, _ = start_superlink(running, WIRE.host)
+        fleet, control = start_superlink(running, WIRE.host)
         for site in RANKS:
             node = {"site": site, "data-dir": str(data), "base-model": str(config["base-model"])}
             measured = WIRE.name if site == args.site else ""

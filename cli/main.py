@@ -1,10 +1,6 @@
 """The console command ``rate-my-lora``, which consists of the commands in this package."""
 
-import io
-import sys
-
 import typer
-from rich.console import Console
 
 from cli.audit import audit
 from cli.authority import authority
@@ -13,6 +9,7 @@ from cli.compare import compare
 from cli.evaluate import evaluate
 from cli.export import export
 from cli.join import join
+from cli.options import run_command
 from cli.phantom import phantom
 from cli.predict import predict
 from cli.pretrain import pretrain
@@ -20,7 +17,6 @@ from cli.report import report
 from cli.site_key import site_key
 from cli.superlink import superlink
 from cli.watch import watch
-from common.errors import UserError
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -39,15 +35,8 @@ def commands() -> None:
 
 
 def main() -> None:
-    """Run a command; a ``UserError`` becomes one line on stderr and status 2."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a file's name may hold what no encoding knows
-            stream.reconfigure(errors="backslashreplace")
-    try:
-        app()
-    except UserError as error:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"Error: {error}", markup=False)
-        sys.exit(2)
+    """Run the command that was typed."""
+    run_command(app)
 
 
 if __name__ == "__main__":

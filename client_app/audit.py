@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 from flwr.app import ArrayRecord, Message, RecordDict
-from flwr.common.inflatable import get_all_nested_objects
 
 from common import records
 from common.errors import UserError
 from common.files import finite
+from common.flower_private import get_all_nested_objects
 
 IN, OUT = "in", "out"
 PASSED = "passed"

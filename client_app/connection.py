@@ -66,7 +66,7 @@ class Connection:
         """Return the command of the SuperNode, with the site's settings as node configuration."""
         words = [str(Path(sys.executable).with_name("flower-supernode"))]
         words += ["--superlink", self.superlink, "--isolation", "process"]
-        words += ["--clientappio-api-address", self.local_address]
+        words += ["--host", "127.0.0.1", "--port", str(self.local_port)]
         if self.insecure:
             words += ["--insecure"]
         else:

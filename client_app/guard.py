@@ -7,11 +7,10 @@ of any other reply the server gets the sentence that the guard refused it. Every
 site's audit log before it goes on.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from logging import ERROR
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message
-from flwr.clientapp.typing import ClientAppCallable
 from flwr.common import log
 
 from client_app.assembly import layer_shapes
@@ -33,8 +32,10 @@ from common.messages import (
 from common.model import skeleton, weight_shapes
 from common.weights import Weights
 
+App = Callable[[Message, Context], Message]
 
-def guard(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+
+def guard(message: Message, context: Context, call_next: App) -> Message:
     """Pass a request to the app and its checked reply on, and log both; a Flower client mod."""
     try:
         settings = SiteSettings.from_node(context.node_config)

@@ -6,7 +6,6 @@ Each ``try_`` function returns what it found, or raises a ``UserError`` that say
 from collections.abc import Callable
 from pathlib import Path
 
-from flwr.supercore.address import is_port_in_use
 from safetensors import SafetensorError, safe_open
 
 from client_app.settings import SiteSettings
@@ -14,6 +13,7 @@ from client_app.site import Site
 from common.config import RunConfig
 from common.console import console
 from common.errors import UserError
+from common.flower_private import is_port_in_use
 from common.model import file_sha256, load_base
 from common.writable import check_folder, check_log
 

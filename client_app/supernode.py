@@ -12,6 +12,7 @@ from client_app.connection import Connection
 from client_app.runner import Runner, wait_until_ready
 from common.console import console
 from common.errors import UserError
+from common.flower_environment import environment
 
 STOP_S = 10.0
 PAUSE_S = 10.0
@@ -30,6 +31,7 @@ def take_part(connection: Connection, command: Sequence[str]) -> None:
     UserError
         ``TRIES`` SuperNodes in a row ended within ``QUICK_S``.
     """
+    os.environ.update(environment())
     with tempfile.TemporaryDirectory(prefix="rate-my-lora-") as home:
         _stay(connection, command, home)
 
@@ -57,8 +59,8 @@ def _stay(connection: Connection, command: Sequence[str], home: str) -> None:
 @contextmanager
 def _supernode(command: Sequence[str], home: str) -> Iterator["subprocess.Popen[bytes]"]:
     """Start a SuperNode that ends with the block, or with this process."""
-    environment = {"FLWR_HOME": home, **os.environ, "FLWR_TELEMETRY_ENABLED": "0"}
-    process = subprocess.Popen(_bound_to_us(command), env=environment)  # noqa: S603
+    variables = {"FLWR_HOME": home, **os.environ}
+    process = subprocess.Popen(_bound_to_us(command), env=variables)  # noqa: S603
     try:
         yield process
     finally:

@@ -70,12 +70,13 @@ Reader = Callable[[ArrayRecord | None], Parameters]
 class ReplyError(Exception):
     """A reply that cannot be used; the text says why.
 
-    ``lost`` is True where the site says that it does not hold what the request builds on.
+    ``lost`` is True where the site says that it does not hold what the request builds on; ``site``
+    is its name where it says it.
     """
 
-    def __init__(self, reason: str, *, lost: bool = False) -> None:
+    def __init__(self, reason: str, *, lost: bool = False, site: str = "") -> None:
         super().__init__(reason)
-        self.lost = lost
+        self.lost, self.site = lost, site
 
 
 @dataclass(frozen=True)
@@ -396,6 +397,8 @@ class Failure:
     """One sentence that says why a site does not do what it was asked."""
 
     reason: str
+    site: str = ""
+    """The site's name, where its own code cannot describe it as it has another version."""
 
     @property
     def lost(self) -> bool:
@@ -404,7 +407,8 @@ class Failure:
 
     def to_record(self) -> RecordDict:
         """Return the message's content."""
-        return RecordDict({CONFIG: ConfigRecord({ERROR: self.reason})})
+        name = {"site": self.site} if self.site else {}
+        return RecordDict({CONFIG: ConfigRecord({ERROR: self.reason, **name})})
 
     def check(self) -> None:
         """Check that the sentence is one of ``SENTENCES``, which may leave a hospital."""
@@ -417,7 +421,8 @@ class Failure:
         config = content.get(CONFIG)
         if not (isinstance(config, ConfigRecord) and ERROR in config):
             return None
-        return cls(str(config[ERROR]))
+        site = str(config.get("site", ""))
+        return cls(str(config[ERROR]), site if SITE_NAME.fullmatch(site) else "")
 
 
 def read_reply(message: Message, read: Callable[[RecordDict], R]) -> R:
@@ -439,7 +444,7 @@ def read_reply(message: Message, read: Callable[[RecordDict], R]) -> R:
         lines = (message.error.reason or "").strip().splitlines()
         raise ReplyError(lines[-1] if lines else f"error code {message.error.code}")
     if (failure := Failure.found_in(message.content)) is not None:
-        raise ReplyError(failure.reason, lost=failure.lost)
+        raise ReplyError(failure.reason, lost=failure.lost, site=failure.site)
     reply = read(message.content)
     reply.check()
     return reply

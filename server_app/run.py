@@ -4,12 +4,12 @@ from dataclasses import replace
 from logging import INFO
 
 from flwr.common import log
-from flwr.common.typing import RunNotRunningException
 from flwr.serverapp import Grid
 from rich.console import Console
 
 from common import lora
 from common.config import RunConfig
+from common.flower_private import RunNotRunningException
 from common.model import file_sha256, load_base, skeleton, weight_bytes
 from server_app.curves import plot_rounds
 from server_app.events import EventWriter

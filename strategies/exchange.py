@@ -6,10 +6,10 @@ from logging import WARNING
 
 from flwr.app import Message, Metadata
 from flwr.common import log
-from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.serverapp import Grid
 
 from common.config import RunConfig
+from common.flower_private import SUPERLINK_NODE_ID
 from common.messages import Request, payload
 from strategies.roster import Member, Roster
 from strategies.state import RoundRecord, RunState
@@ -62,9 +62,7 @@ class Exchange:
         by_node = {}
         for reply in replies:
             node, answered = reply.metadata.src_node_id, reply.metadata.reply_to_message_id
-            if (
-                node == SUPERLINK_NODE_ID and answered
-            ):  # the SuperLink answers for a site that is gone
+            if node == SUPERLINK_NODE_ID and answered:  # it answers for a site that is gone
                 node = asked.get(answered, node)
             by_node[node] = reply
         found = []

@@ -120,6 +120,7 @@ class Roster:
             [Message(content, dst_node_id=node, message_type=Describe.kind) for node in new],
             timeout=min(patience_s, self.config.federation.round_timeout_s),
         )
+        registered = {info.node_id: info.name for info in grid.get_nodes() if info.name}
         self._turned_away.update(new)  # until they are admitted or some node leaves
         silent = set(new)
         described: list[Member] = []
@@ -131,8 +132,11 @@ class Roster:
             try:
                 described.append(Member(node, read_reply(reply, Description.from_record)))
             except ReplyError as error:
-                self.refusals.append((f"node {node}", str(error)))
-        self.refusals += [(f"node {node}", "no answer") for node in sorted(silent)]
+                name = error.site or registered.get(node) or f"node {node}"
+                self.refusals.append((name, str(error)))
+        self.refusals += [
+            (registered.get(node) or f"node {node}", "no answer") for node in sorted(silent)
+        ]
         self._turned_away -= silent
         self._silent |= dict.fromkeys(silent, time.monotonic() + ASK_AGAIN_S)
         described.sort(key=lambda site: (site.name, site.node_id))  # not by who answered first

@@ -21,6 +21,7 @@ from tests.test_simulation import ROOT
 APP = ("common", "strategies", "cardiac", "client_app", "server_app", "results", "cli",
        "configs", "deploy", "pyproject.toml", "README.md", "LICENSE")  # fmt: skip
 VARIABLE = re.compile(r"\$\{(\w+):-([^}]*)\}")
+PORT = re.compile(r"--port=(\d+)")
 ADDRESS = re.compile(r"\b(superlink|127\.0\.0\.1|0\.0\.0\.0):(\d+)\b")
 
 
@@ -106,6 +107,7 @@ class Composed:
         for root in (self.folder / "roots" / name for name in (service, "superlink")):
             tops = "|".join(path.name for path in root.iterdir())
             text = re.sub(rf"(?<![\w./])/(?=(?:{tops})\b)", f"{root}/", text)
+        text = PORT.sub(lambda m: f"--port={self.port(service, '127.0.0.1', m[1])}", text)
         return ADDRESS.sub(lambda m: f"127.0.0.1:{self.port(service, m[1], m[2])}", text)
 
     def port(self, service: str, host: str, number: str) -> int:

@@ -11,6 +11,8 @@ from torch import nn
 from cardiac.phantom import write_mnms2, write_phantom
 from common import lora
 from common.adapter import Adapter, Factors
+from common.flower_environment import SETTINGS
+from common.flower_private import SUPERLINK_NODE_ID, TaskIdentity
 from common.model import build_unet, save_base
 from common.weights import Parameters
 
@@ -36,9 +38,9 @@ LONGEST_FIRST = (
 # The nets are so small that threads cost more than they bring, here and in what the tests start
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
-# Ray's own, 15, leaves simulations nothing beside another worker's processes
-os.environ.setdefault("RAY_worker_niceness", "0")
+os.environ.update(SETTINGS)
+# Flower makes messages in the process of a task alone
+TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, SUPERLINK_NODE_ID
 # MONAI imports transformers where it is installed, and PEFT, the oracle of some tests, brings it:
 # 3 s for every process that the tests start, none of which uses it
 os.environ["PYTHONPATH"] = os.pathsep.join(

@@ -205,7 +205,7 @@ def test_the_sites_have_no_way_out_and_nothing_listens_on_the_host() -> None:
 
 def test_only_the_coordinators_containers_reach_the_control_port() -> None:
     command = services()["superlink"]["command"]
-    assert "--control-api-address=127.0.0.1:9093" in command
+    assert {"--host=127.0.0.1", "--port=9093"} <= set(command)
     sharing = {
         name for name, spec in services().items() if spec.get("network_mode") == "service:superlink"
     }

@@ -13,18 +13,16 @@ from pathlib import Path
 import click
 import pytest
 import typer
-from flwr.cli.app import app as flwr
-from flwr.cli.flower_config import parse_superlink_connection
-from flwr.common.config import parse_config_args
-from flwr.server.app import _parse_args_run_superlink
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from benchmarks.flower_private import flwr, parse_superlink_connection, superlink_parser
 from cli.main import app
 from client_app.connection import Connection, read_site
 from client_app.settings import SiteSettings
 from common.certificates import make_site_key
 from common.config import RunConfig
+from common.flower_private import parse_config_args
 from tests.composed import read_services
 from tests.test_simulation import ROOT
 
@@ -208,7 +206,7 @@ def parses(words: list[str]) -> str | None:
     """Parse a command line without running it; return what is wrong."""
     program, arguments = Path(words[0]).name, words[1:]
     if (program, *arguments[:1]) == ("rate-my-lora", "superlink"):
-        return parses_as(_parse_args_run_superlink(), arguments[1:])
+        return parses_as(superlink_parser(), arguments[1:])
     command = typer.main.get_command({"rate-my-lora": app, "flwr": flwr}[program])
     while isinstance(command, click.Group):
         name = arguments.pop(0) if arguments else ""

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +54,9 @@ def command(data: Path, run_dir: Path, **keys: Value) -> list[str]:
 
 
 def start(args: list[str], cwd: Path) -> "subprocess.Popen[str]":
-    quiet = {"RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
     return subprocess.Popen(
         args,
         cwd=cwd,
-        env={**os.environ, **quiet},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -160,6 +159,58 @@ def test_a_users_mistake_ends_in_one_line_and_status_2(site_data: Path, tmp_path
     assert status == 2
     assert "rank: found 0, expected at least 1" in output
     assert "Traceback" not in output
+
+
+def raylet_of(process: "subprocess.Popen[str]") -> int:
+    """Return the process id of the raylet that a simulation has started; 0 before it has."""
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            parent = path.joinpath("stat").read_text("utf-8").rpartition(")")[2].split()[1]
+            program = path.joinpath("cmdline").read_text("utf-8").partition("\0")[0]
+            if int(parent) == process.pid and program.endswith("/raylet"):
+                return int(path.name)
+    return 0
+
+
+def test_a_run_whose_ray_ended_says_so_at_once(site_data: Path, tmp_path: Path) -> None:
+    process = start(command(site_data, tmp_path / "run", rounds=50, wait_s=3600), site_data)
+    deadline = time.monotonic() + 200
+    try:
+        while not (tmp_path / "run" / "history.jsonl").is_file():
+            assert process.poll() is None, finish(process)[1]
+            assert time.monotonic() < deadline, "no raylet"
+            time.sleep(0.05)
+        os.kill(raylet_of(process), signal.SIGKILL)
+    except BaseException:
+        stop(process)
+        raise
+    status, output = finish(process)
+    assert status == 2
+    assert output.count("Error: Ray ended: its raylet is gone") == 1
+    left = read_status(tmp_path / "run" / "status.json")
+    assert left is not None
+    assert left.state == "failed"
+    assert left.error.startswith("Ray ended: its raylet is gone")
+
+
+SLOW_AGENT = """
+import time
+from pathlib import Path
+if "dashboard/agent.py" in Path("/proc/self/cmdline").read_text():
+    time.sleep(20)
+"""
+
+
+def test_an_agent_of_rays_may_start_slowly(
+    site_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After 15 s the raylet would have ended."""
+    (tmp_path / "sitecustomize.py").write_text(SLOW_AGENT, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]]))
+    words = command(site_data, tmp_path / "run", min_sites=3, data_dir="/nowhere")
+    status, output = finish(start(words, site_data))
+    assert status == 2
+    assert "0 site(s) can take part" in output
 
 
 def test_a_site_with_a_broken_case_is_left_out_and_named(site_data: Path, tmp_path: Path) -> None:

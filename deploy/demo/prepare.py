@@ -16,7 +16,6 @@ from typing import Annotated
 
 import tomli_w
 import typer
-from flwr.common.config import parse_config_args
 
 from cardiac.datasets import site_name
 from cardiac.phantom import write_acdc, write_mnms2
@@ -26,6 +25,7 @@ from common.config import RunConfig
 from common.console import console
 from common.errors import UserError
 from common.files import replace_file, write_text
+from common.flower_private import parse_config_args
 from common.progress import progress
 from server_app.run_config import resolve_run
 

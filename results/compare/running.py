@@ -22,8 +22,6 @@ from server_app.status import FAILED
 
 ROOT = Path(__file__).resolve().parents[2]
 """The repository, which is the app that Flower runs."""
-QUIET = {"RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
-"""Environment that silences Ray's warnings, which do not concern a run on one machine."""
 POLL_S = 0.5
 LONGEST_REASON = 300
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -129,7 +127,7 @@ class JobRunner:
     def _start(self, folder: JobFolder, step: Step) -> "subprocess.Popen[bytes]":
         python = [sys.executable, "-P", "-m"]  # -P: import nothing from the user's folder
         command = self._simulation(folder) if step == "run" else self._evaluation(folder, python)
-        environment = {**QUIET, **os.environ, "PYTHONUNBUFFERED": "1"}
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
         if step == "evaluation":  # in a run Ray sets it for the sites
             environment.setdefault("OMP_NUM_THREADS", str(self.share.cores))
         with folder.log.open("ab") as log:

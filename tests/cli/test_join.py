@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import tomli_w
-from flwr.common.config import parse_config_args
 
 from cli import join as joining
 from cli.join import join
@@ -12,6 +11,7 @@ from client_app.connection import read_site
 from client_app.settings import SiteSettings
 from common.certificates import make_site_key
 from common.errors import UserError
+from common.flower_private import parse_config_args
 from common.options import Check, Value
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "deploy" / "site.example.toml"
@@ -60,7 +60,8 @@ def test_flower_reads_the_node_configuration_as_it_was_written(tmp_path: Path) -
 def test_the_app_is_reached_over_loopback_alone(tmp_path: Path) -> None:
     connection, site = read_site(write(tmp_path, local_port=9111))
     words = connection.command(site)
-    assert words[words.index("--clientappio-api-address") + 1] == "127.0.0.1:9111"
+    assert words[words.index("--host") + 1] == "127.0.0.1"
+    assert words[words.index("--port") + 1] == "9111"
 
 
 @pytest.mark.parametrize(

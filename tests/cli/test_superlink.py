@@ -1,54 +1,63 @@
-"""The SuperLink's database with many first requests at once, and its options."""
+"""The coordinator's SuperLink: its options, what it is started with, and its database."""
 
+import os
+import sqlite3
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from threading import Barrier
+from typing import Any
 
 import pytest
-from flwr.supercore import sql_mixin
-from flwr.supercore.object_store.sql_object_store import SqlObjectStore
-from flwr.supercore.state.alembic.utils import run_migrations
 from typer.testing import CliRunner
 
-from cli import superlink
+from benchmarks.flower_private import link_state
 from cli.main import app
+from common.flower_environment import SETTINGS
 
+OLD = Path(__file__).with_name("link-1.26.sql")
 THREADS = 8
+OPTIONS = ["--insecure", "--database", "link.db", "--fleet-api-address=0.0.0.0:9092"]
 
 
 @pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """Return a list that gets the command line of each SuperLink instead of starting it."""
-    lines: list[list[str]] = []
-    monkeypatch.setattr(sys, "argv", ["rate-my-lora"])
-    monkeypatch.setattr(sql_mixin, "run_migrations", run_migrations)
-    monkeypatch.setattr(superlink, "run_superlink", lambda: lines.append(sys.argv[1:]))
-    return lines
+def started(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
+    """Return a dict that gets the program, command line and environment of the SuperLink."""
+    found: dict[str, object] = {}
+
+    def become(program: str, words: list[str], environment: dict[str, str]) -> None:
+        found.update(program=program, words=words, environment=environment)
+
+    monkeypatch.setattr(os, "execve", become)
+    for name in (*SETTINGS, "NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PATH", "/usr/bin")
+    return found
 
 
-def test_many_may_open_a_superlinks_database_at_once(
-    started: list[list[str]], tmp_path: Path
+def test_the_options_are_flowers(started: dict[str, object]) -> None:
+    assert CliRunner().invoke(app, ["superlink", *OPTIONS]).exit_code == 0
+    program = str(Path(sys.executable).parent / "flower-superlink")
+    assert Path(program).is_file()
+    assert (started["program"], started["words"]) == (program, [program, *OPTIONS])
+
+
+def test_nothing_is_installed_and_nobody_told(started: dict[str, object]) -> None:
+    CliRunner().invoke(app, ["superlink"])
+    assert SETTINGS.items() <= started["environment"].items()  # type: ignore[attr-defined]
+    assert SETTINGS["FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION"] == "1"
+
+
+def test_helpers_are_found_and_no_proxy_comes_between(
+    started: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert CliRunner().invoke(app, ["superlink"]).exit_code == 0
-    together = Barrier(THREADS)
-
-    def first_request(database: Path) -> list[str]:
-        together.wait(30)
-        return SqlObjectStore(str(database)).initialize()
-
-    for number in range(3):
-        with ThreadPoolExecutor(THREADS) as threads:
-            tables = list(threads.map(first_request, [tmp_path / f"{number}.db"] * THREADS))
-        assert "run" in tables[0]
-        assert tables == [tables[0]] * THREADS
-
-
-def test_the_options_are_flowers(started: list[list[str]]) -> None:
-    options = ["--insecure", "--database", "link.db", "--fleet-api-address=0.0.0.0:9092"]
-    assert CliRunner().invoke(app, ["superlink", *options]).exit_code == 0
-    assert started == [options]
+    monkeypatch.setenv("NO_PROXY", "hospital.example.org")
+    CliRunner().invoke(app, ["superlink"])
+    environment = dict(started["environment"])  # type: ignore[call-overload]
+    assert environment["PATH"] == f"{Path(sys.executable).parent}:/usr/bin"
+    assert environment["NO_PROXY"] == "hospital.example.org,127.0.0.1,localhost"
 
 
 def test_flower_says_what_is_wrong_with_an_option() -> None:
@@ -57,3 +66,33 @@ def test_flower_says_what_is_wrong_with_an_option() -> None:
     assert done.returncode == 2
     assert "unrecognized arguments: --no-such-option" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_database_of_flower_1_26_keeps_its_registered_keys_and_runs(tmp_path: Path) -> None:
+    database = tmp_path / "link.db"
+    with closing(sqlite3.connect(database)) as old:
+        old.executescript(OLD.read_text("utf-8"))
+        keys = {row[0] for row in old.execute("SELECT public_key FROM node")}
+        (version,) = next(old.execute("SELECT version_num FROM alembic_version"))
+    state = link_state(database).state()
+    assert len(keys) == 3
+    assert {node.public_key for node in state.get_node_info()} == keys
+    for node in state.get_node_info():
+        assert state.get_node_id_by_public_key(node.public_key) == node.node_id
+    (run,) = state.get_run_info()
+    assert (run.fab_version, run.status.sub_status) == ("0.1.0", "failed")
+    with closing(sqlite3.connect(database)) as new:
+        assert next(new.execute("SELECT version_num FROM alembic_version")) != (version,)
+
+
+def test_many_may_open_a_superlinks_database_at_once(tmp_path: Path) -> None:
+    for number in range(3):
+        database = tmp_path / f"{number}.db"
+        factory, together = link_state(database), Barrier(THREADS)
+
+        def first_request(_: int, factory: Any = factory, together: Barrier = together) -> object:
+            together.wait(30)
+            return factory.state().get_run_info()
+
+        with ThreadPoolExecutor(THREADS) as threads:
+            assert list(threads.map(first_request, range(THREADS))) == [[]] * THREADS

@@ -284,6 +284,15 @@ def test_the_few_sentences_leave(tmp_path: Path, sentence: str) -> None:
     assert error_in(reply) == sentence
 
 
+@pytest.mark.parametrize(("site", "leaves"), [("St. Anna", True), ("St.\nAnna", False)])
+def test_a_site_of_another_version_says_its_name(tmp_path: Path, site: str, leaves: bool) -> None:
+    sentence = "the run is of version 0.3.0, this site has version 0.2.0"
+    content = Failure(sentence, site).to_record()
+    reply = pass_guard(tmp_path, request(messages.DESCRIBE), content)
+    assert error_in(reply) == (sentence if leaves else REFUSED)
+    assert ("site" in reply.content.config_records[messages.CONFIG]) == leaves
+
+
 def test_an_app_that_raises_says_nothing_of_why(tmp_path: Path) -> None:
     def app(_: Message, __: Context) -> Message:
         raise ValueError("patient 007")

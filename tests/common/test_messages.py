@@ -133,3 +133,9 @@ def test_a_failure_says_whether_the_site_lost_what_it_held() -> None:
     assert messages.Failure.found_in(RecordDict()) is None
     with pytest.raises(ReplyError):
         messages.Failure("/data/007.nii.gz is broken").check()
+
+
+@pytest.mark.parametrize(("site", "read"), [("St. Anna", "St. Anna"), ("St.\nAnna", ""), ("", "")])
+def test_a_failure_names_its_site_if_the_name_may_be_printed(site: str, read: str) -> None:
+    found = messages.Failure.found_in(messages.Failure(messages.CANNOT, site).to_record())
+    assert found == messages.Failure(messages.CANNOT, read)

@@ -12,13 +12,16 @@ import pytest
 import torch
 from flwr.app import ArrayRecord
 from flwr.common import Array
-from flwr.common.inflatable import get_all_nested_objects
-from flwr.common.inflatable_utils import inflate_object_from_contents
-from flwr.common.serde import array_record_from_proto, array_record_to_proto
-from flwr.proto import recorddict_pb2
 from torch import Tensor
 
+from benchmarks.flower_private import (
+    ArrayRecordProto,
+    array_record_from_proto,
+    array_record_to_proto,
+    inflate_object_from_contents,
+)
 from common import records
+from common.flower_private import get_all_nested_objects
 from tests.conftest import MakeAdapter
 
 SHAPES = {"conv": (4, 9), "last": (2, 4)}
@@ -30,7 +33,7 @@ Changes = Mapping[str, Tensor | None]
 def by_proto(record: ArrayRecord) -> ArrayRecord:
     """Return the record after a round trip through Flower's protocol buffers."""
     data = array_record_to_proto(record).SerializeToString()
-    return array_record_from_proto(recorddict_pb2.ArrayRecord.FromString(data))
+    return array_record_from_proto(ArrayRecordProto.FromString(data))
 
 
 def by_objects(record: ArrayRecord) -> ArrayRecord:

@@ -6,17 +6,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
-import grpc
+import httpx
 import pytest
-from flwr.proto.clientappio_pb2_grpc import ClientAppIoStub
-from flwr.proto.heartbeat_pb2 import SendAppHeartbeatRequest, SendAppHeartbeatResponse
 
 from benchmarks.processes import free_ports
 from client_app import supernode
 from client_app.connection import Connection
-from client_app.runner import Runner
+from client_app.runner import beat
 from client_app.supernode import _stay
 from common.errors import UserError
+from common.flower_private import RuntimeHttpClient
 
 COUNT = "import sys; open(sys.argv[1], 'a').write('x')"
 
@@ -53,27 +52,33 @@ def test_one_that_lived_for_long_is_always_started_again(
     assert starts.read_text() == "xxxxx"
 
 
-def runner(beat: Callable[[SendAppHeartbeatRequest], SendAppHeartbeatResponse]) -> Runner:
-    """Return a runner whose SuperNode answers heartbeats by ``beat``."""
-    made = Runner("127.0.0.1:1")
-    made.stub = cast("ClientAppIoStub", SimpleNamespace(SendAppHeartbeat=beat))
-    return made
+def client(beat: Callable[[], bool]) -> RuntimeHttpClient:
+    """Return a client of a SuperNode that answers heartbeats by ``beat``."""
+
+    def answer(_: object) -> SimpleNamespace:
+        return SimpleNamespace(success=beat())
+
+    return cast("RuntimeHttpClient", SimpleNamespace(SendTaskHeartbeat=answer))
 
 
+def unauthorised() -> bool:
+    """Answer as a SuperNode that has forgotten the task's token."""
+    request = httpx.Request("POST", "http://127.0.0.1:1")
+    raise httpx.HTTPStatusError("", request=request, response=httpx.Response(401, request=request))
+
+
+def unreachable() -> bool:
+    raise httpx.ConnectError("")
+
+
+@pytest.mark.parametrize("forgotten", [lambda: False, unauthorised], ids=["no", "unauthorised"])
 def test_a_message_that_was_given_up_does_not_end_the_site(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, forgotten: Callable[[], bool]
 ) -> None:
     """Flower's own heartbeat raises SIGINT, which would end ``join`` as if by Ctrl-C."""
-
-    def forgotten(_: SendAppHeartbeatRequest) -> SendAppHeartbeatResponse:
-        return SendAppHeartbeatResponse(success=False)
-
-    assert runner(forgotten)._beat("token")
+    assert beat(client(forgotten))
     assert "no longer waits" in caplog.text
 
 
 def test_a_heartbeat_that_did_not_arrive_is_sent_again() -> None:
-    def unreachable(_: SendAppHeartbeatRequest) -> SendAppHeartbeatResponse:
-        raise grpc.RpcError
-
-    assert not runner(unreachable)._beat("token")
+    assert not beat(client(unreachable))

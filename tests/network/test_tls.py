@@ -15,10 +15,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from flwr.common.constant import RUN_FAILURE_DETAILS_NO_HEARTBEAT
 
 from benchmarks.federation import LOOPBACK, Tls, start_superlink
-from benchmarks.processes import free_ports
+from benchmarks.processes import family, free_ports
 from benchmarks.relay import relay
 from common.adapter import load_adapter
 from common.messages import CANNOT
@@ -109,10 +108,11 @@ def start_sites(hospitals: Federation, site_data: Path, folder: Path, tapped: in
     hospitals.join("Full disk", data["Full disk"], base, audit_log="/dev/full")
 
 
+NOT_LET_IN = "[code: 2004] Failed to activate SuperNode."
 INTRUDERS = {
-    "unregistered": "No SuperNode found with the given public key",
-    "withdrawn": "No SuperNode found with the given public key",
-    "copied key": "could not be activated",
+    "unregistered": NOT_LET_IN,
+    "withdrawn": NOT_LET_IN,
+    "copied key": NOT_LET_IN,
     "plain text": "Connection attempt failed",
     "other authority": "handshake failed",
     "expired server": "CERTIFICATE_VERIFY_FAILED",
@@ -148,7 +148,7 @@ def start_intruders(hospitals: Federation, expired: str) -> None:
     }
     for name, words in commands.items():
         (port,) = free_ports(1)
-        local = ["--isolation", "process", "--clientappio-api-address", f"{LOOPBACK}:{port}"]
+        local = ["--isolation", "process", "--host", LOOPBACK, "--port", str(port)]
         hospitals.running.start(name, ["flower-supernode", *local, "--superlink", *words])
 
     def refused() -> bool:
@@ -170,7 +170,7 @@ def break_and_resume(story: Story) -> None:
     hospitals.wait(lambda: came_to_train(story, 2), "training in round 2")
     status = read_status(run_dir / "status.json")
     assert status is not None
-    assert os.getpgid(status.pid) == hospitals.running.running["superlink"].pid
+    assert status.pid in family(hospitals.running.running["superlink"].pid)
     os.kill(status.pid, signal.SIGKILL)
 
     hospitals.start_run(configuration(story, run_dir, resume=True))
@@ -251,6 +251,12 @@ def test_who_has_no_key_or_no_trust_does_not_get_in(story: Story, name: str) -> 
     assert "SuperNode ID" not in story.intruders[name]
 
 
+def test_the_superlink_knows_why(story: Story) -> None:
+    said = story.federation.running.log("superlink")
+    assert said.count("No SuperNode found with the given public key") == 2
+    assert said.count("could not be activated") == 1
+
+
 def test_the_run_does_not_notice_who_is_kept_out(story: Story) -> None:
     history = read_history(story.whole)
     named = {one["site"] for line in history for one in line["refused"]}
@@ -304,7 +310,7 @@ def test_flower_knows_which_runs_ended_well(story: Story) -> None:
 
 @pytest.mark.parametrize("process", ["ServerApp", "SuperLink"])
 def test_flower_gives_up_a_run_whose_server_died(story: Story, process: str) -> None:
-    assert story.details[process] == ("failed", RUN_FAILURE_DETAILS_NO_HEARTBEAT)
+    assert story.details[process] == ("failed", "No heartbeat received from the task")
 
 
 def test_a_run_of_a_version_that_no_site_has_ends_with_that_sentence(story: Story) -> None:

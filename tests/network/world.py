@@ -8,8 +8,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from flwr.proto.control_pb2 import ListRunsRequest, UnregisterNodeRequest
-
 from benchmarks.federation import (
     LOOPBACK,
     Tls,
@@ -19,6 +17,7 @@ from benchmarks.federation import (
     start_run,
     start_superlink,
 )
+from benchmarks.flower_private import ListRunsRequest, UnregisterNodeRequest
 from benchmarks.processes import Processes, processes
 from benchmarks.shared import copy_app
 from common.certificates import make_site_key

@@ -13,12 +13,12 @@ from typing import TypeVar
 
 import torch
 from flwr.app import ArrayRecord, Message, RecordDict
-from flwr.common.typing import Run
 from flwr.serverapp import Grid
 
 from common import lora, messages, records
 from common.adapter import Adapter, Factors
 from common.config import RunConfig
+from common.flower_private import Run
 from common.messages import read_request
 from common.options import Value
 from common.seeding import derive_seed
@@ -192,7 +192,7 @@ class FakeGrid(Grid):
             self._random.shuffle(items)
         return items
 
-    def set_run(self, run_id: int) -> None:
+    def set_run(self, run: Run) -> None:
         """Not used by the strategy."""
         raise NotImplementedError
 

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable, Iterator
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from flwr.app import Error, Message
 from flwr.common import Metadata
-from flwr.common.constant import SUPERLINK_NODE_ID
 
-from common.messages import DESCRIBE, TRAIN
+from common.flower_private import SUPERLINK_NODE_ID
+from common.messages import DESCRIBE, TRAIN, Failure
 from strategies import roster
 from strategies.roster import ASK_AGAIN_S, MEET_S
 from tests.strategies.fakes import FakeGrid, FakeSite, make_config, nodes, play
@@ -99,6 +100,36 @@ def test_a_site_that_comes_back_unchanged_takes_part() -> None:
     assert len(grid.asked("Philips")) == 2
     assert outcome.refused(3) == {}
     assert sorted(outcome.penalties(3)) == ["GE", "Philips", "Siemens"]
+
+
+OTHER_VERSION = "the run is of version 0.3.0, this site has version 0.2.0"
+
+
+@pytest.mark.parametrize(
+    ("registered", "says", "named"),
+    [
+        ("St. Anna", "", "St. Anna"),
+        ("", "Anna", "Anna"),
+        ("", "", "node 3"),
+    ],
+)
+def test_a_site_of_another_version_is_named_with_both(
+    registered: str, says: str, named: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Sites are registered under names; a site of a version before 0.2.0 does not say its own."""
+
+    class NamingGrid(FakeGrid):
+        def get_nodes(self) -> Any:
+            names = {3: registered}
+            return [SimpleNamespace(node_id=n, name=names.get(n, "")) for n in self.nodes]
+
+    def refuse(message: Message, _: Message) -> Message:
+        return Message(Failure(OTHER_VERSION, says).to_record(), reply_to=message)
+
+    old = FakeSite("old", faults={(0, DESCRIBE): refuse})
+    outcome = play(make_config(), NamingGrid(nodes(*two_sites(), old)))
+    assert outcome.refused(0)[named, "join"] == OTHER_VERSION
+    assert f"{named} is left out of join: {OTHER_VERSION}" in caplog.text
 
 
 class SuperLinkGrid(FakeGrid):

@@ -1,0 +1,26 @@
+"""The environment that Flower's own processes are started with."""
+
+import os
+import sys
+from pathlib import Path
+
+SETTINGS = {
+    # Nothing is reported to Flower's makers
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    # Flower would install what the app needs anew for every run
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+}
+LOOPBACK = ("127.0.0.1", "localhost")
+
+
+def environment() -> dict[str, str]:
+    """Return the environment of this process with ``SETTINGS``.
+
+    Flower looks up its own programs by name, so the folder of this Python is on the path. They talk
+    over HTTP on the loopback interface, so no proxy is used there.
+    """
+    bypass = os.environ.get("no_proxy", os.environ.get("NO_PROXY", ""))
+    proxies = ",".join(filter(None, (bypass, *LOOPBACK)))
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    return {**os.environ, **SETTINGS, "NO_PROXY": proxies, "no_proxy": proxies, "PATH": path}

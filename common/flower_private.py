@@ -1,0 +1,200 @@
+"""All private names of Flower's that the installed packages use, and what each is for.
+
+Public are ``flwr.app``, ``flwr.clientapp``, ``flwr.serverapp`` and what ``flwr.common`` lists. Any
+release may change the others; docs/flower.md says what they were before. Names that take long to
+import, and that one command alone uses, are imported inside the function that uses them.
+"""
+
+import secrets
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context, Message, RecordDict
+
+# Read "key=value" pairs, and the app's own configuration, as Flower's commands do
+from flwr.common.config import get_fused_config_from_dir, get_project_config, parse_config_args
+
+# The sender of an answer that the SuperLink gives for a site that is gone; how a task ended
+from flwr.common.constant import SUPERLINK_NODE_ID, SubStatus
+
+# Ask a SuperNode for the next message; tell it that the app works on one
+from flwr.proto.runtime_pb2 import AcquireTaskRequest, SendTaskHeartbeatRequest
+
+# Says whether an address is taken
+from flwr.supercore.address import is_port_in_use
+
+# The federation of a simulation; the kind of task that a site takes
+from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
+
+# Calls a function every half minute in a thread of its own
+from flwr.supercore.heartbeat import HeartbeatSender
+
+# The objects that a message is sent as, whose bytes cross the network
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
+
+# Add Flower's version, and the token of a task, to a request
+from flwr.supercore.interceptors import RuntimeTokenHttpInterceptor, RuntimeVersionHttpInterceptor
+
+# What Flower knows about a run; the exception in the ServerApp of a run that somebody stopped
+from flwr.supercore.run import Run, RunNotRunningException
+
+# Sends requests to a SuperNode over HTTP
+from flwr.supercore.runtime import RuntimeHttpClient
+
+# The task, run and node that this process works for; messages can be made only when it is set
+from flwr.supercore.task_identity import TaskIdentity
+
+__all__ = [
+    "SUPERLINK_NODE_ID",
+    "EngineError",
+    "HeartbeatSender",
+    "Run",
+    "RunNotRunningException",
+    "RuntimeHttpClient",
+    "TaskIdentity",
+    "acquire_task",
+    "get_all_nested_objects",
+    "is_port_in_use",
+    "is_waited_for",
+    "parse_config_args",
+    "pull_task",
+    "push_answer",
+    "run_simulation",
+    "runtime_client",
+]
+
+
+class EngineError(Exception):
+    """A simulation's engine failed; the text says why."""
+
+
+def runtime_client(address: str, token: str = "") -> RuntimeHttpClient:
+    """Return a client of the Runtime API of a SuperNode on this machine.
+
+    ``address`` is ``host:port``; ``token`` is that of the task that the requests are about, or
+    empty.
+    """
+    version = RuntimeVersionHttpInterceptor("rate-my-lora")
+    return RuntimeHttpClient.from_server_address(
+        address,
+        insecure=True,
+        root_certificates=None,
+        interceptors=[version, RuntimeTokenHttpInterceptor(token)] if token else [version],
+    )
+
+
+def acquire_task(client: RuntimeHttpClient) -> str:
+    """Return the token of the next message's task; empty if there is none."""
+    request = AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP])
+    return str(client.AcquireTask(request).token)
+
+
+def is_waited_for(client: RuntimeHttpClient) -> bool:
+    """Tell the SuperNode that the app works on a task; return False if it has given the task up."""
+    return bool(client.SendTaskHeartbeat(SendTaskHeartbeatRequest()).success)
+
+
+def pull_task(client: RuntimeHttpClient) -> tuple[Message, Context, Run]:
+    """Return the message, the context and the run of a task; the code that came is dropped."""
+    from flwr.supernode.runtime.run_clientapp import pull_task_input  # noqa: PLC0415
+
+    message, context, run, _ = pull_task_input(client)
+    return message, context, run
+
+
+def push_answer(client: RuntimeHttpClient, answer: Message, context: Context) -> None:
+    """Hand the answer to the SuperNode and end the task."""
+    from flwr.supernode.runtime.run_clientapp import (  # noqa: PLC0415
+        push_message,
+        push_task_output,
+    )
+
+    push_message(client, answer, context)
+    push_task_output(client, context, SubStatus.COMPLETED, "")
+
+
+def run_simulation(
+    app: Path,
+    nodes: int,
+    typed: Mapping[str, Any],
+    backend: str,
+    backend_config: dict[str, Any],
+    *,
+    tf_gpu_growth: bool,
+    verbose: bool,
+    run_id: int | None,
+    check: Callable[[], None],
+) -> None:
+    """Run an app on simulated nodes, as Flower's ``flwr-simulation`` does.
+
+    Parameters
+    ----------
+    app
+        Folder with the app's ``pyproject.toml``.
+    nodes
+        Number of simulated nodes.
+    typed
+        Keys of the run configuration that replace those of the app's file.
+    backend, backend_config, tf_gpu_growth, verbose
+        Passed to Flower's engine.
+    run_id
+        Number of the run; None for a random one.
+    check
+        The ServerApp's thread calls it repeatedly while it waits; an exception ends the run.
+
+    Raises
+    ------
+    EngineError
+        The engine could not start, or failed later.
+    """
+    # The engine behind Flower's command of old and its ``flwr-simulation`` of today
+    from flwr.simulation.run_simulation import _run_simulation  # noqa: PLC0415
+
+    # Names the event that ends the run, which Flower reports if telemetry is on
+    from flwr.supercore.telemetry import EventType  # noqa: PLC0415
+
+    # Sends the messages of a simulation's ServerApp
+    from flwr.superlink.grid import InMemoryGrid  # noqa: PLC0415
+
+    class CheckedGrid(InMemoryGrid):
+        def get_node_ids(self) -> Iterable[int]:
+            check()
+            return super().get_node_ids()
+
+        def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+            check()
+            return super().pull_messages(message_ids)
+
+    engine: Any = sys.modules[_run_simulation.__module__]
+    engine.InMemoryGrid = CheckedGrid
+    components = get_project_config(app)["tool"]["flwr"]["app"]["components"]
+    run = Run.create_empty(secrets.randbits(63) if run_id is None else run_id)
+    run.primary_task_id = secrets.randbits(63)
+    run.federation_id = NOOP_FEDERATION_ID
+    run.override_config = dict(typed)
+    TaskIdentity.task_id = run.primary_task_id
+    TaskIdentity.run_id = run.run_id
+    TaskIdentity.node_id = SUPERLINK_NODE_ID
+    fused = get_fused_config_from_dir(app, run.override_config)
+    try:
+        _run_simulation(
+            num_supernodes=nodes,
+            exit_event=EventType.PYTHON_API_RUN_SIMULATION_LEAVE,
+            backend_name=backend,
+            backend_config=backend_config,
+            client_app_attr=components["clientapp"],
+            server_app_attr=components["serverapp"],
+            server_app_context=Context(run.run_id, SUPERLINK_NODE_ID, {}, RecordDict(), fused),
+            app_dir=str(app),
+            run=run,
+            enable_tf_gpu_growth=tf_gpu_growth,
+            verbose_logging=verbose,
+            is_app=True,
+        )
+    except RuntimeError as error:
+        if not isinstance(error.__cause__, RuntimeError):  # the ServerApp raised it
+            raise
+        cause = error.__cause__.__cause__ or error.__cause__
+        raise EngineError(str(cause).strip() or type(cause).__name__) from error
