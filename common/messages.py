@@ -50,6 +50,7 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 CANNOT = "it cannot; the site's own log says why"
 UNEXPECTED = "unexpected error; the site's own log says where"
 REFUSED = "the site's egress guard refused the reply"
+SPENT = "this site has spent its privacy budget"
 NOT_HELD = "this site does not hold "
 NUMBERED = (
     r"rank \d+ is asked, this site allows \d+",
@@ -59,7 +60,7 @@ NUMBERED = (
     r"this site does not serve (train|validate|test)",
     NOT_HELD + r"(the \d+ merges so far|its factors of round \d+)",
 )
-SENTENCES = re.compile("|".join((*map(re.escape, (CANNOT, UNEXPECTED, REFUSED)), *NUMBERED)))
+SENTENCES = re.compile("|".join((*map(re.escape, (CANNOT, UNEXPECTED, REFUSED, SPENT)), *NUMBERED)))
 """The only sentences in which a site says what is wrong; its own log names files and patients."""
 
 R = TypeVar("R", bound="Reply")
@@ -211,7 +212,7 @@ class Reply:
             if whole and not isinstance(value, int):
                 raise ReplyError(f"{key} is {value:g}, expected a whole number")
             if not low <= value <= high:
-                expected = "a Dice between 0 and 1" if high == 1 else f"at least {low:g}"
+                expected = "a Dice between 0 and 1" if "dice" in key else f"at least {low:g}"
                 raise ReplyError(f"{key} is {value:g}, expected {expected}")
 
     def to_record(self) -> RecordDict:
@@ -293,14 +294,19 @@ class Update(Reply):
     """The trained adapter or weights; the method decides which part of an adapter is sent."""
     examples: int = option(key="num-examples", low=1)
     """Slices in the training split."""
-    loss: float = option()
-    """Mean training loss of the last epoch."""
     seconds: float = option()
     """Duration of the training, in seconds."""
+    loss: float | None = option(None)
+    """Mean training loss of the last epoch; a site that trains with differential privacy sends
+    none."""
     start_dice: float | None = option(None, low=0, high=1)
     """Validation Dice of what training started from, where the run asks for it."""
     local_dice: float | None = option(None, low=0, high=1)
     """Validation Dice of what training gave, where the run asks for it."""
+    epsilon: float | None = option(None, low=0, high=1e9)
+    delta: float | None = option(None, low=0, high=1)
+    """What the site's runs have spent of its privacy in all, this round included, where it trains
+    with differential privacy."""
 
     def to_record(self, halves: Iterable[Half] = BOTH) -> RecordDict:
         """Return the message's content, with these halves of the factors or all weights."""
