@@ -12,6 +12,7 @@ from common.config import HIGHEST_RANK
 from common.messages import ADAPTER, CONFIG, FOLD, FOLDED, OTHER
 from common.model import skeleton, weight_bytes
 from common.options import Value
+from common.text import clean
 
 MOST_KEYS = 200
 LONGEST_KEY = 100
@@ -39,7 +40,7 @@ def fault(message: Message, settings: SiteSettings) -> str:
     """
     kind = message.metadata.message_type
     if kind not in messages.REQUESTS:
-        return f"found type {kind[:LONGEST_KEY]!r}, expected one of {[*messages.REQUESTS]}"
+        return f"found type {clean(kind)!r}, expected one of {[*messages.REQUESTS]}"
     if message.has_error():
         return "found an error in place of the content"
     largest = None if settings.simulated or not settings.base_model else sizes(features(settings))
@@ -50,7 +51,7 @@ def fault(message: Message, settings: SiteSettings) -> str:
             most = largest and largest.get(name, largest[ADAPTER])
             found = _array_fault(record, most)
         else:
-            found = f"found a record {name[:LONGEST_KEY]!r} that no request has"
+            found = f"found a record {clean(name)!r} that no request has"
         if found:
             return found
     return "" if CONFIG in message.content else f"found no record {CONFIG!r}"

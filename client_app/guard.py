@@ -31,8 +31,11 @@ from common.messages import (
     Validation,
 )
 from common.model import skeleton, weight_shapes
+from common.text import clean
 from common.weights import Weights
 
+LONGEST_ERROR = 1000
+"""Most characters of an error in the site's log."""
 Serve = Callable[[SiteSettings, Request], RecordDict]
 """Does what a request asks for, within the site's settings; returns the content of the reply."""
 
@@ -108,7 +111,7 @@ def _served(settings: SiteSettings, request: Request, serve: Serve) -> RecordDic
 def _failure(error: Exception, *, simulated: bool) -> RecordDict:
     """Log an error and return the reply that says as much of it as may leave."""
     if isinstance(error, UserError):
-        log(ERROR, "%s", error)
+        log(ERROR, "%s", clean(error, LONGEST_ERROR))
         may_leave = simulated or isinstance(error, LimitError | NotHeldError)
         return Failure(str(error) if may_leave else CANNOT).to_record()
     log(ERROR, "unexpected error", exc_info=error)
@@ -182,7 +185,7 @@ def _read_exactly(arrays: ArrayRecord | None, expected: Mapping[str, tuple[int, 
 
 
 def _request_id(message: Message, context: Context) -> RequestId:
-    kind = message.metadata.message_type[: envelope.LONGEST_KEY]
+    kind = clean(message.metadata.message_type, envelope.LONGEST_KEY)
     content = RecordDict() if message.has_error() else message.content
     config = content.config_records.get(messages.CONFIG, ConfigRecord())
     found = config.get("server-round")
