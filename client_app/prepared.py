@@ -71,9 +71,9 @@ def _bytes(config: RunConfig, cases: Iterable[Case]) -> tuple[int, int]:
     for case in cases:
         try:
             image = nib.load(case.image)
-            size = image.shape[:2]  # type: ignore[attr-defined]
-            spacing = np.linalg.norm(image.affine[:3, :2], axis=0)  # type: ignore[attr-defined]
-            slices = image.shape[2]  # type: ignore[attr-defined]
+            size = image.shape[:2]
+            spacing = np.linalg.norm(image.affine[:3, :2], axis=0)
+            slices = image.shape[2]
             h, w = network_size(size, spacing.tolist(), config.data.spacing_mm)
         except Exception:  # noqa: S112 - what is wrong with a file is said when it is read
             continue
