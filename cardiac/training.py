@@ -104,7 +104,7 @@ class Trainer:
         if self.proximal:
             pairs = zip(self.trainable, self.start, strict=True)
             loss = loss + self.proximal / 2 * sum((p - start).square().sum() for p, start in pairs)
-        self.scaler.scale(loss).backward()
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self.schedule.step()

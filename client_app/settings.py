@@ -71,6 +71,15 @@ class SiteSettings:
     """Highest rank that the site trains with, which it tells the server. 0: no limit."""
     max_local_epochs: int = option(0, low=0, high=10_000)
     """Most epochs that the site trains in a round. 0: no limit."""
+    max_memory_gib: float = option(16.0, above=0, high=65_536)
+    """Most memory that a run may need here, in GiB; with a GPU, its memory."""
+    max_cache_gib: float = option(100.0, above=0, high=1_048_576)
+    """Most that prepared volumes may take on disk, in GiB; the oldest are removed."""
+    threads: int = option(0, low=0, high=1024)
+    """CPU threads of the site's process; 0 keeps torch's default. Over a network the run's own
+    ``threads`` and ``device`` count for nothing."""
+    device: str = option("auto", choices=("auto", "cpu", "cuda"))
+    """Device to compute on; ``auto`` takes a GPU where there is one."""
     whole_weights: bool = option(False)
     """Whether the site trains and sends all weights of the network when a run asks for it, as plain
     averaging does; otherwise it sends adapters alone."""
@@ -119,7 +128,11 @@ class SiteSettings:
         return log.expanduser()
 
     def applied(self, config: RunConfig) -> RunConfig:
-        """Return the run's configuration with the site's own settings in it."""
+        """Return the configuration that a site works by: the run's, with the site's own settings.
+
+        Where it is deployed, all keys that affect only the server have their defaults, so that a
+        run that changes them does not make the site read its data again.
+        """
         if self.simulated:
             return config
         data = replace(
@@ -129,7 +142,15 @@ class SiteSettings:
             split_by=self.split_by or config.data.split_by,
             affine_axes=self.affine_axes or config.data.affine_axes,
         )
-        return replace(config, data=data, base_model=self.base_model)
+        return RunConfig(
+            config.model,
+            data,
+            replace(config.train, threads=self.threads, device=self.device),
+            config.method,
+            seed=config.seed,
+            base_model=self.base_model,
+            base_sha256=config.base_sha256,
+        )
 
     def check(self, kind: str, config: RunConfig, rank: int) -> None:
         """Check a request of Flower's message type ``kind`` against the site's limits.
