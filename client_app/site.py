@@ -1,13 +1,8 @@
 """A site of a run: its cases, its base model, and how it trains and scores."""
 
 import time
-<<<<<<< HEAD
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
-=======
-from collections.abc import Mapping
 from itertools import chain
->>>>>>> d34f8adc8f66211dea83c61c3a6ca03201614726
 from pathlib import Path
 
 import torch
