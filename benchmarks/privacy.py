@@ -16,8 +16,8 @@ The guesses on a patient, from the loss on that patient's slices without augment
                 patient, decide. Carlini et al., arXiv 2112.03570, online with one variance; the
                 other trainings of the same row are its shadow models.
 
-``cost`` also tells the patients that trained from the others of all hospitals by ``drop``, under
-the final merge (what everybody sees) and under each hospital's last update.
+``cost`` also tells the patients that trained from the others of all hospitals by ``drop`` under the
+final merge, which everybody sees.
 
 Runs go one by one in this process. A finished run is a line in OUT, and is not run again.
 
@@ -67,8 +67,11 @@ DELTA = 0.01
 """Below 1 / number of training patients, 48 at the largest of the three hospitals."""
 ALONE: dict[str, Value] = {"rating": "none"}
 WEIGHTS: dict[str, Value] = {**ALONE, "trains": "weights", "merge": "pad", "learning-rate": 0.001}
-LITTLE: dict[str, Value] = {"rank": 4, "factors": "B", "merge": "pad"}
-"""Keys for training with noise: fewer numbers to add noise to."""
+LITTLE: dict[str, Value] = {"rank": 4, "factors": "B", "merge": "pad", "learning-rate": 0.01}
+"""Keys for training with noise, chosen on validation patients: fewer numbers to add noise to."""
+CLIP = 0.25
+"""About the median norm of a patient's gradient, by ``LITTLE``; it is 1.5 for all weights."""
+KINDS = [(split, kind) for split in ("val", "test") for kind in ("base", "result")]
 GUESSES = ("loss", "drop", "gradient")
 Found = dict[str, Any]
 Slices = Sequence[dict[str, Tensor]]
@@ -90,10 +93,17 @@ class Row:
         return PrivacySettings(self.noise, self.clip, self.rate, DELTA, 1e9)
 
 
-COST = (Row("no noise"), Row("no noise, little", LITTLE), Row("σ 0.5", LITTLE, 0.5),
-        Row("σ 1", LITTLE, 1.0), Row("σ 2", LITTLE, 2.0))  # fmt: skip
-ATTACK = (Row("adapters", ALONE), Row("weights", WEIGHTS), Row("adapters, σ 1", ALONE, 1.0),
-          Row("weights, σ 1", WEIGHTS, 1.0))  # fmt: skip
+COST = (
+    Row("adapters of rank 16"),
+    Row("B of rank 4", LITTLE),
+    *(Row(f"B of rank 4, σ {noise:g}", LITTLE, noise, CLIP) for noise in (0.5, 1.0, 2.0)),
+)
+ATTACK = (
+    Row("adapters of rank 16", ALONE),
+    Row("all weights", WEIGHTS),
+    Row("B of rank 4, σ 1", {**ALONE, **LITTLE}, 1.0, CLIP),
+    Row("all weights, σ 1", WEIGHTS, 1.0, 1.5),
+)
 
 
 @dataclass
@@ -103,7 +113,7 @@ class Bench:
     args: argparse.Namespace
     fixed: dict[str, Any] = field(default_factory=dict)
 
-    def config(self, row: Row, seed: int) -> RunConfig:
+    def config(self, row: Row, seed: int, rounds: int) -> RunConfig:
         """Return the configuration of a run."""
         args = self.args
         keys: dict[str, Value] = {
@@ -111,7 +121,7 @@ class Bench:
             "base-model": str(args.base),
             "cache-dir": str(args.cache_dir),
             "split-by": args.split_by,
-            "rounds": args.rounds,
+            "rounds": rounds,
             "ranks": "equal",
             "device": "cpu",
             "seed": seed,
@@ -127,34 +137,27 @@ class Bench:
 
     def cost(self, row: Row, seed: int) -> Found:
         """Train all hospitals together; return the Dice, and what gives training patients away."""
-        config = self.config(row, seed)
+        config = self.config(row, seed, self.args.rounds)
         sites = [open_site(row, config, number) for number in range(SITES)]
         *_, last = federate(sites, config)
-        merge = last.state.parameters
-        found: Found = {"epsilon": self.epsilon(row, config)}
-        for split in SPLITS[1:] if self.args.test else SPLITS[1:2]:
-            for what, parameters in {"base": None, "result": merge}.items():
-                scores = [site.score(State(parameters), split).mean_dice for site in sites]
-                found[f"{what}_{split}"] = scores
-        if self.args.test:
-            drops: dict[tuple[str, bool], list[float]] = defaultdict(list)
-            for site, split in ((site, split) for site in sites for split in SPLITS):
-                patients = list(by_patient(site, split).values())
-                before = losses(site, None, patients)
-                told = {"merge": merge, "update": last.updates[site.name].parameters}
-                for what, parameters in told.items():
-                    drop = before - losses(site, parameters, patients)
-                    drops[what, split == "train"] += drop.tolist()
-            for what in ("merge", "update"):
-                found[f"auc_{what}"] = auc(drops[what, True], drops[what, False])
-        return found
+        if seed not in self.fixed:
+            self.fixed[seed] = scored(sites, None)
+        (dice, base), (base_dice, before) = scored(sites, last.state.parameters), self.fixed[seed]
+        drop = before - base
+        member = [split == "train" for split in SPLITS for s in sites for _ in by_patient(s, split)]
+        return {
+            "epsilon": self.epsilon(row, config),
+            "base": base_dice,
+            "result": dice,
+            "auc": auc(drop[member], drop[np.logical_not(member)]),
+        }
 
     def attack(self, row: Row, trial: int) -> Found:
         """Train the largest hospital on half of its patients; return what is guessed of all.
 
         Trials 2k and 2k + 1 have the two halves of one division.
         """
-        config = self.config(row, 0)
+        config = self.config(row, 0, self.args.attack_rounds)
         if "site" not in self.fixed:
             sites = (open_site(row, config, number) for number in range(SITES))
             largest = max(sites, key=lambda site: len(site.patients))
@@ -194,6 +197,16 @@ class Bench:
         before, after = (flat(trainable(site.network(State(p)), p)) for p in (start, update))
         change = (after - before).detach()
         return [float(torch.cosine_similarity(change, way, 0)) for way in self.fixed[key]]
+
+
+def scored(
+    sites: Sequence[Site], parameters: Parameters | None
+) -> tuple[dict[str, list[float]], Numbers]:
+    """Return the hospitals' Dice by split, and the loss on every patient."""
+    state = State(parameters)
+    dice = {split: [s.score(state, split).mean_dice for s in sites] for split in SPLITS[1:]}
+    parts = [losses(s, parameters, [*by_patient(s, p).values()]) for p in SPLITS for s in sites]
+    return dice, np.concatenate(parts)
 
 
 def open_site(row: Row, config: RunConfig, number: int) -> Site:
@@ -299,10 +312,8 @@ def tables(lines: Sequence[Found], args: argparse.Namespace) -> None:
         spent = found[0]["epsilon"]
         first = [name, str(len(found)), "–" if spent is None else f"{spent:.1f}"]
         if what == "cost":
-            kinds = ("base_val", "result_val", "base_test", "result_test")
-            dice = [[fmean(f[kind]) for f in found if kind in f] for kind in kinds]
-            aucs = [[f[kind] for f in found if kind in f] for kind in ("auc_merge", "auc_update")]
-            costs.append([*first, *map(spread, dice), *map(spread, aucs)])
+            dice = [spread([fmean(f[k][s]) for f in found]) for s, k in KINDS]
+            costs.append([*first, *dice, spread([f["auc"] for f in found])])
         else:
             member = np.array([f["member"] for f in found])
             numbers = {kind: np.array([f[kind] for f in found]) for kind in GUESSES}
@@ -313,8 +324,7 @@ def tables(lines: Sequence[Found], args: argparse.Namespace) -> None:
                 pairs = zip(numbers.get(kind, ()), member, strict=False)
                 guesses[-1].append(spread([auc(row[m], row[~m]) for row, m in pairs]))
     result = {"lines": list(lines)}
-    head = ("row", "runs", "ε", "base val", "result val", "base test", "result test",
-            "AUC merge", "AUC update")  # fmt: skip
+    head = ("row", "runs", "ε", *(f"{kind}, {split}" for split, kind in KINDS), "AUC of the merge")
     publish(f"Three hospitals, δ = {DELTA}: mean Dice", head, costs, result, args.json)
     guess_head = ("row", "runs", "ε", *GUESSES, "likelihood")
     publish("AUC of guessing who trained", guess_head, guesses, result, None)
@@ -329,21 +339,24 @@ def main() -> None:
     options.add_argument("--config", type=Path, default=Path("configs/small.toml"))
     options.add_argument("--cache-dir", type=Path, default=Path("runs/cache"))
     options.add_argument("--out", type=Path, default=Path("runs/privacy.jsonl"))
-    options.add_argument("--rounds", type=int, default=6)
+    options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--seeds", type=int, nargs="*", default=[18, 154])
-    options.add_argument("--trials", type=int, default=8)
+    options.add_argument("--attack-rounds", type=int, default=6)
+    options.add_argument("--trials", type=int, default=4)
     options.add_argument("--only", nargs="*", help="rows, by name")
-    options.add_argument("--no-test", dest="test", action="store_false", help="validate alone")
     args = options.parse_args()
     torch.set_num_threads(1)
     lines = list(
         map(json.loads, args.out.read_text("utf-8").splitlines() if args.out.exists() else [])
     )
     done = {(line["what"], line["row"], line["number"]) for line in lines}
-    work = [("cost", row, seed) for seed in args.seeds for row in COST]
-    work += [("attack", row, trial) for trial in range(args.trials) for row in ATTACK]
+    seeds, trials = args.seeds, args.trials
+    work = [(n / len(seeds), "cost", row, seed) for n, seed in enumerate(seeds) for row in COST]
+    turn = (((trial // 2) * 2 + 1.5) / trials for trial in range(trials))  # two halves together
+    work += [(at, "attack", row, trial) for trial, at in enumerate(turn) for row in ATTACK]
+    work.sort(key=lambda item: item[0])  # half of the time gives half of everything
     bench = Bench(args)
-    for what, row, number in work:
+    for _, what, row, number in work:
         if (what, row.name, number) in done or (
             args.only is not None and row.name not in args.only
         ):
