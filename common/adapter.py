@@ -117,7 +117,7 @@ def site_file(site: str) -> str:
     A long name is cut, as a file's may have 255 bytes, and ends with ``+`` and a hash, which no
     encoded name has.
     """
-    name = quote(site, safe="", errors="surrogatepass")
+    name = quote(site, safe="")
     if len(name) > LONGEST_FILE:
         digest = hashlib.sha256(name.encode()).hexdigest()[:16]
         name = f"{name[:LONGEST_FILE]}+{digest}"

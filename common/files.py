@@ -2,12 +2,17 @@
 
 import math
 import os
+import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
+
+PART = re.compile(r"\..+\.\d+\.part")
+"""Names of temporary files."""
 
 
 @contextmanager
@@ -33,6 +38,17 @@ def replace_file(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def remove_parts(folder: Path, older_than_s: float = 0.0) -> None:
+    """Remove the temporary files that :func:`replace_file` left in a folder when it was killed.
+
+    ``older_than_s`` is the least age (s), for a folder that other processes may write to now.
+    """
+    for path in folder.glob(".*.part"):
+        with suppress(OSError):  # another process may have removed it
+            if PART.fullmatch(path.name) and path.stat().st_mtime <= time.time() - older_than_s:
+                path.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
