@@ -1,5 +1,6 @@
 """Writing files so that they are either whole or not there, and JSON without NaN."""
 
+import hashlib
 import math
 import os
 import re
@@ -13,6 +14,8 @@ from common.errors import UserError
 
 PART = re.compile(r"\..+\.\d+\.part")
 """Names of temporary files."""
+LONGEST_NAME = 150
+"""Most bytes of another machine's name in the name of a file."""
 
 
 @contextmanager
@@ -49,6 +52,18 @@ def remove_parts(folder: Path, older_than_s: float = 0.0) -> None:
         with suppress(OSError):  # another process may have removed it
             if PART.fullmatch(path.name) and path.stat().st_mtime <= time.time() - older_than_s:
                 path.unlink()
+
+
+def cut_name(name: str) -> str:
+    """Return a name that fits into a file's, which may have 255 bytes.
+
+    A longer one is cut and ends with ``+`` and a hash.
+    """
+    data = name.encode(errors="backslashreplace")
+    if len(data) <= LONGEST_NAME:
+        return name
+    digest = hashlib.sha256(data).hexdigest()[:16]
+    return f"{data[:LONGEST_NAME].decode(errors='ignore')}+{digest}"
 
 
 def write_text(path: Path, text: str) -> None:
