@@ -284,9 +284,9 @@ class Description(Reply):
         check_names("config", config, {"site", "base-sha256"})
         name, sha256 = config.get("site"), config.get("base-sha256")
         if not is_name(name):
-            raise ReplyError(f"site is {clean(name)!r}, expected {A_NAME}")
+            raise ReplyError(f"site is {clean(repr(name))}, expected {A_NAME}")
         if not (isinstance(sha256, str) and SHA256.fullmatch(sha256)):
-            raise ReplyError(f"base-sha256 is {clean(sha256)!r}, expected a SHA-256")
+            raise ReplyError(f"base-sha256 is {clean(repr(sha256))}, expected a SHA-256")
         return cls(name, sha256, **cls._read(content, {CONFIG}))
 
 
