@@ -10,6 +10,7 @@ from flwr.clientapp import ClientApp
 from flwr.common import log
 
 from cardiac.evaluation import Scores
+from cardiac.splits import TooFewPatientsError
 from client_app.assembly import NotHeldError, State, assemble, keep
 from client_app.guard import guard
 from client_app.settings import LimitError, SiteSettings
@@ -17,7 +18,7 @@ from client_app.site import Site, open_site
 from common import messages
 from common.adapter import Adapter, save_adapter, site_file
 from common.errors import UserError
-from common.messages import CANNOT, UNEXPECTED, Failure, Request
+from common.messages import CANNOT, TOO_FEW, UNEXPECTED, Failure, Request
 
 app = ClientApp(mods=[guard])
 
@@ -41,7 +42,8 @@ def _answer(message: Message, context: Context, handler: Handler) -> Message:
     except UserError as error:
         log(ERROR, "%s", error)
         may_leave = simulated or isinstance(error, LimitError | NotHeldError)
-        content = Failure(str(error) if may_leave else CANNOT).to_record()
+        fixed = TOO_FEW if isinstance(error, TooFewPatientsError) else CANNOT
+        content = Failure(str(error) if may_leave else fixed).to_record()
     except Exception as error:
         log(ERROR, "unexpected error", exc_info=error)
         reason = f"{UNEXPECTED} ({type(error).__name__})" if simulated else UNEXPECTED

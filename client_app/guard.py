@@ -83,16 +83,18 @@ def check_reply(message: Message, reply: Message, *, any_sentence: bool = False)
         if not any_sentence:
             failure.check()
         return
+    found: messages.Reply
     match messages.read_request(message):
         case messages.Describe():
-            Description.from_record(content)
+            found = Description.from_record(content)
         case messages.Train() as request:
             expected = expected_tensors(request)
-            Update.from_record(content, lambda arrays: _read_exactly(arrays, expected))
+            found = Update.from_record(content, lambda arrays: _read_exactly(arrays, expected))
         case messages.Validate() as request:
-            Validation.from_record(content, len(request.others))
+            found = Validation.from_record(content, len(request.others))
         case messages.Test():
-            messages.TestScores.from_record(content)
+            found = messages.TestScores.from_record(content)
+    found.check_decimals()
 
 
 def expected_tensors(request: Request) -> Mapping[str, tuple[int, ...]]:
