@@ -47,7 +47,7 @@ def test_the_sites_own_facts_take_the_place_of_the_runs() -> None:
     assert (data.data_dir, data.cache_dir) == ("/own", "/own/c")
     assert own.applied(run).base_model == ""
     assert (data.split_by, data.affine_axes, data.split_seed) == ("VENDOR", "LPS", 0)
-    named = {"split-by": "CENTRE", "affine-axes": "RAS", "split-seed": 8}
+    named: dict[str, Value] = {"split-by": "CENTRE", "affine-axes": "RAS", "split-seed": 8}
     data = SiteSettings.from_node({"site": "GE", **named}).applied(RunConfig()).data
     assert (data.split_by, data.affine_axes, data.split_seed) == ("CENTRE", "RAS", 8)
 
