@@ -1,8 +1,6 @@
 """The audit log: a line for every message that comes to a site or is about to leave it."""
 
 import hashlib
-import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,12 +10,13 @@ from typing import Any
 import torch
 from flwr.app import ArrayRecord, Message, RecordDict
 
+from client_app.hash_chain import HashChain
 from common import records
 from common.errors import UserError
-from common.files import finite
 from common.flower_private import get_all_nested_objects
 
-IN, OUT = "in", "out"
+IN, OUT, LOG = "in", "out", "log"
+"""Directions: to the site, from the site, and of what happened to the log itself."""
 PASSED = "passed"
 
 
@@ -73,13 +72,15 @@ def _facts(shape: Sequence[int], dtype: str, data: bytes) -> dict[str, Any]:
 
 
 class AuditLog:
-    """Appends a JSON line to the file ``path`` for every message, before the message goes on."""
+    """Appends a line to the log at ``path`` for every message, before the message goes on."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.chain = HashChain(path, _note)
 
-    def write(self, request: RequestId, direction: str, verdict: str, message: Message) -> None:
-        """Add a message that came in or is about to leave; return when the line is on the disk.
+    def write(self, request: RequestId, direction: str, verdict: str, message: Message) -> str:
+        """Add a message that came in or is about to leave; return the line's SHA-256.
+
+        When this returns, the line is on the disk.
 
         Parameters
         ----------
@@ -96,41 +97,35 @@ class AuditLog:
         content = (
             {"error": message.error.reason} if message.has_error() else describe(message.content)
         )
-        line = {
-            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "run": str(request.run),
-            "round": request.server_round,
-            "kind": request.kind,
-            "direction": direction,
-            "verdict": verdict,
-            **content,
-        }
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(finite(line), default=repr) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise UserError(f"{self.path}: cannot be written ({error.strerror})") from None
+        return self.chain.append({**_begin(request, direction, verdict), **content})
 
 
 def read_audit(path: Path) -> Iterator[Mapping[str, Any]]:
-    """Yield the lines of a log.
+    """Yield the lines of a log, each once its hash is verified.
 
     Raises
     ------
     UserError
-        The file cannot be read, or a line is not one that :class:`AuditLog` writes.
+        The file cannot be read, a line is not one that :class:`AuditLog` writes, or lines were
+        removed, changed or reordered.
     """
-    try:
-        with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                try:
-                    entry = json.loads(line)
-                    entry["direction"], entry["verdict"], entry["kind"]
-                except (ValueError, KeyError, TypeError):
-                    raise UserError(f"{path}: line {number} is not an audit line") from None
-                yield entry
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot read the file ({error})") from None
+    for entry in HashChain(path, _note).read():
+        if not {"time", "run", "round", "kind", "direction", "verdict"} <= set(entry):
+            raise UserError(f"{path}: line {entry['line']} is not an audit line")
+        yield entry
+
+
+def _begin(request: RequestId, direction: str, verdict: str) -> dict[str, Any]:
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "run": str(request.run),
+        "round": request.server_round,
+        "kind": request.kind,
+        "direction": direction,
+        "verdict": verdict,
+    }
+
+
+def _note(sentence: str) -> dict[str, Any]:
+    """Return the entry that says what was mended in the log after a crash."""
+    return {**_begin(RequestId(0, 0, "mended"), LOG, PASSED), "note": sentence}
