@@ -1,9 +1,10 @@
 """The audit log: a line for every message that comes to a site or is about to leave it."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,17 @@ from client_app.hash_chain import HashChain
 from common import records
 from common.errors import UserError
 from common.flower_private import get_all_nested_objects
+from common.text import clean
 
 IN, OUT, LOG = "in", "out", "log"
 """Directions: to the site, from the site, and of what happened to the log itself."""
 PASSED = "passed"
+MOST = 1000
+"""Most arrays of a message that its line names; likewise most metrics, and most other values."""
+MOST_ITEMS = 20
+"""Most items of a list."""
+LONGEST = 200
+"""Most characters of a text."""
 
 
 @dataclass(frozen=True)
@@ -31,28 +39,58 @@ class RequestId:
 
 
 def describe(content: RecordDict) -> dict[str, Any]:
-    """Return what a message carries, fit for JSON.
+    """Return what a message carries, fit for JSON and a few MiB at most, whatever it carries.
 
     Returns
     -------
     dict
         ``arrays``: name, shape, dtype, bytes and SHA-256 of each tensor; ``metrics``,
-        ``config``: names and values; ``payload_bytes``: bytes of the tensors; ``message_bytes``:
-        bytes of all objects as Flower sends them; ``sha256``: Flower's hash of the content.
+        ``config``: names and values, of which long ones are cut; ``payload_bytes``: bytes of the
+        tensors; ``message_bytes``: bytes of all objects as Flower sends them; ``sha256``: Flower's
+        hash of the content; ``more``: what there is more than ``MOST`` of, where there is.
     """
-    arrays, payload = [], 0
-    for key, record in sorted(content.array_records.items()):
-        payload += records.payload_bytes(record)
-        arrays += [{"name": f"{key}/{name}", **facts} for name, facts in _arrays(record)]
+    arrays = (
+        {"name": _short(f"{key}/{name}"), **facts}
+        for key, record in sorted(content.array_records.items())
+        for name, facts in _arrays(record)
+    )
+    numbers, texts = _values(content.metric_records), _values(content.config_records)
     objects = get_all_nested_objects(content)
-    return {
-        "arrays": arrays,
-        "metrics": {key: dict(record) for key, record in content.metric_records.items()},
-        "config": {key: dict(record) for key, record in content.config_records.items()},
-        "payload_bytes": payload,
+    found = {
+        "arrays": list(islice(arrays, MOST)),
+        "metrics": _by_record(islice(numbers, MOST)),
+        "config": _by_record(islice(texts, MOST)),
+        "payload_bytes": sum(map(records.payload_bytes, content.array_records.values())),
         "message_bytes": sum(len(item.deflate()) for item in objects.values()),
         "sha256": content.object_id,
     }
+    left = {"arrays": arrays, "metrics": numbers, "config": texts}
+    more = [key for key, rest in left.items() if next(rest, None) is not None]
+    return {**found, "more": more} if more else found
+
+
+def _values(found: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str, Any]]:
+    """Yield record, name and value of every metric, or of every other value."""
+    for key, record in found.items():
+        for name, value in record.items():
+            yield key, name, value
+
+
+def _by_record(values: Iterable[tuple[str, str, Any]]) -> dict[str, dict[str, Any]]:
+    named: dict[str, dict[str, Any]] = {}
+    for key, name, value in values:
+        named.setdefault(_short(key), {})[_short(name)] = _short(value)
+    return named
+
+
+def _short(value: Any) -> Any:
+    """Return a value of a message with long texts, lists and integers cut."""
+    if isinstance(value, list):
+        more = [f"… {len(value)} items"] if len(value) > MOST_ITEMS else []
+        return [*map(_short, value[:MOST_ITEMS]), *more]
+    if isinstance(value, bytes) or (isinstance(value, int) and value.bit_length() > 64):
+        return f"{type(value).__name__} of {value.__sizeof__()} bytes"
+    return clean(value, LONGEST) if isinstance(value, str) else value
 
 
 def _arrays(record: ArrayRecord) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -68,7 +106,12 @@ def _arrays(record: ArrayRecord) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _facts(shape: Sequence[int], dtype: str, data: bytes) -> dict[str, Any]:
     sha256 = hashlib.sha256(data).hexdigest()
-    return {"shape": list(shape), "dtype": dtype, "bytes": len(data), "sha256": sha256}
+    return {
+        "shape": _short(list(shape)),
+        "dtype": _short(dtype),
+        "bytes": len(data),
+        "sha256": sha256,
+    }
 
 
 class AuditLog:
@@ -95,7 +138,9 @@ class AuditLog:
             The log cannot be written; then nothing may leave.
         """
         content = (
-            {"error": message.error.reason} if message.has_error() else describe(message.content)
+            {"error": _short(message.error.reason)}
+            if message.has_error()
+            else describe(message.content)
         )
         return self.chain.append({**_begin(request, direction, verdict), **content})
 
@@ -120,9 +165,9 @@ def _begin(request: RequestId, direction: str, verdict: str) -> dict[str, Any]:
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "run": str(request.run),
         "round": request.server_round,
-        "kind": request.kind,
+        "kind": _short(request.kind),
         "direction": direction,
-        "verdict": verdict,
+        "verdict": clean(verdict, 5 * LONGEST),
     }
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from client_app.audit import AuditLog
 from client_app.settings import SiteSettings
 from client_app.site import Site
 from common.config import RunConfig
@@ -112,6 +113,7 @@ def try_log(settings: SiteSettings) -> str:
     """Check that messages can be logged, without adding one to the log."""
     path = settings.audit_path()
     check_log(path)
+    AuditLog(path).chain.check_begun()
     return f"{path}: can be appended to"
 
 
