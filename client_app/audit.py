@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
@@ -38,8 +39,10 @@ class RequestId:
     """Flower's message type, such as ``train`` or ``query.describe``."""
 
 
-def describe(content: RecordDict) -> dict[str, Any]:
+def describe(content: RecordDict, *, parse: bool = True) -> dict[str, Any]:
     """Return what a message carries, fit for JSON and a few MiB at most, whatever it carries.
+
+    Without ``parse`` the arrays are listed as they came, and not the tensors in them.
 
     Returns
     -------
@@ -52,7 +55,7 @@ def describe(content: RecordDict) -> dict[str, Any]:
     arrays = (
         {"name": _short(f"{key}/{name}"), **facts}
         for key, record in sorted(content.array_records.items())
-        for name, facts in _arrays(record)
+        for name, facts in _arrays(record, parse=parse)
     )
     numbers, texts = _values(content.metric_records), _values(content.config_records)
     objects = get_all_nested_objects(content)
@@ -93,15 +96,19 @@ def _short(value: Any) -> Any:
     return clean(value, LONGEST) if isinstance(value, str) else value
 
 
-def _arrays(record: ArrayRecord) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield name and facts of every tensor, or of every array where the tensors cannot be read."""
-    try:
-        for name, tensor in records.record_to_tensors(record).items():
-            data = tensor.flatten().view(torch.uint8).numpy().tobytes()
-            yield name, _facts(tensor.shape, records.type_name(tensor), data)
-    except ValueError:
+def _arrays(record: ArrayRecord, *, parse: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield name and facts of every tensor, or of every array where the tensors are not read."""
+    tensors: Mapping[str, torch.Tensor] | None = None
+    if parse:
+        with suppress(ValueError):
+            tensors = records.record_to_tensors(record)
+    if tensors is None:
         for name, array in record.items():
             yield name, _facts(array.shape, array.dtype, array.data)
+        return
+    for name, tensor in tensors.items():
+        data = tensor.flatten().view(torch.uint8).numpy().tobytes()
+        yield name, _facts(tensor.shape, records.type_name(tensor), data)
 
 
 def _facts(shape: Sequence[int], dtype: str, data: bytes) -> dict[str, Any]:
@@ -137,11 +144,10 @@ class AuditLog:
         UserError
             The log cannot be written; then nothing may leave.
         """
-        content = (
-            {"error": _short(message.error.reason)}
-            if message.has_error()
-            else describe(message.content)
-        )
+        if message.has_error():
+            content: dict[str, Any] = {"error": _short(message.error.reason)}
+        else:  # a request that was refused for its size is not parsed
+            content = describe(message.content, parse=direction == OUT or verdict == PASSED)
         return self.chain.append({**_begin(request, direction, verdict), **content})
 
 
