@@ -329,7 +329,7 @@ def test_a_simulated_site_is_guarded_and_keeps_no_log(tmp_path: Path, adapter: A
 
 def test_a_line_of_something_else_is_named(tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
-    HashChain(path, dict).append({"direction": "in"})
+    HashChain(path, lambda note: {"note": note}).append({"direction": "in"})
     with pytest.raises(UserError, match=r"audit\.jsonl: line 1 is not an audit line"):
         list(read_audit(path))
 
