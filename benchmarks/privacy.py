@@ -160,7 +160,7 @@ class Bench:
         config = self.config(row, 0, self.args.attack_rounds)
         if "site" not in self.fixed:
             sites = (open_site(row, config, number) for number in range(SITES))
-            largest = max(sites, key=lambda site: len(site.patients))
+            largest = max(sites, key=lambda site: len(site.by_patient))
             whole = [part for split in SPLITS for part in by_patient(largest, split).values()]
             base = losses(largest, None, whole)
             self.fixed |= {"site": largest, "patients": whole, "base": base}
@@ -169,8 +169,8 @@ class Bench:
         member = np.isin(np.arange(len(patients)), order[trial % 2 :: 2])
         site = copy(self.fixed["site"])
         site.config, site.settings = config, replace(site.settings, privacy=row.privacy())
-        site.patients = [slices for own, slices in zip(member, patients, strict=True) if own]
-        site.slices = [item for slices in site.patients for item in slices]
+        site.by_patient = [slices for own, slices in zip(member, patients, strict=True) if own]
+        site.slices = [item for slices in site.by_patient for item in slices]
         downhill: list[float] = []
         for last in federate([site], config):
             downhill = downhill or self._downhill(row, site, last.updates[site.name].parameters)
