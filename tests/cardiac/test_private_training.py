@@ -85,7 +85,7 @@ def test_a_broken_image_moves_nothing_by_more_either(
     broken = [{**item, "image": torch.full_like(item["image"], math.nan)} for item in patients[0]]
     with_it = after_a_step(model, [broken, *patients[1:]], 0.01)
     without = after_a_step(model, patients[1:], 0.01)
-    assert torch.allclose(with_it, without, atol=1e-9)
+    assert torch.allclose(with_it, without, atol=1e-7)
 
 
 def test_without_clipping_and_noise_the_gradient_is_the_mean_of_the_patients(
