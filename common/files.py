@@ -1,14 +1,22 @@
 """Writing files so that they are either whole or not there, and JSON without NaN."""
 
+import hashlib
 import math
 import os
+import re
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
+
+PART = re.compile(r"\..+\.\d+\.part")
+"""Names of temporary files."""
+LONGEST_NAME = 150
+"""Most bytes of another machine's name in the name of a file."""
 
 
 @contextmanager
@@ -51,6 +59,29 @@ def close_to_others(path: Path) -> None:
         return
     except OSError as error:
         raise UserError(f"{path}: cannot be closed to others ({error.strerror})") from None
+
+
+def remove_parts(folder: Path, older_than_s: float = 0.0) -> None:
+    """Remove the temporary files that :func:`replace_file` left in a folder when it was killed.
+
+    ``older_than_s`` is the least age (s), for a folder that other processes may write to now.
+    """
+    for path in folder.glob(".*.part"):
+        with suppress(OSError):  # another process may have removed it
+            if PART.fullmatch(path.name) and path.stat().st_mtime <= time.time() - older_than_s:
+                path.unlink()
+
+
+def cut_name(name: str) -> str:
+    """Return a name that fits into a file's, which may have 255 bytes.
+
+    A longer one is cut and ends with ``+`` and a hash.
+    """
+    data = name.encode(errors="backslashreplace")
+    if len(data) <= LONGEST_NAME:
+        return name
+    digest = hashlib.sha256(data).hexdigest()[:16]
+    return f"{data[:LONGEST_NAME].decode(errors='ignore')}+{digest}"
 
 
 def write_text(path: Path, text: str) -> None:
