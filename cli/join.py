@@ -8,8 +8,10 @@ from typing import Annotated
 import typer
 
 from client_app.connection import read_site
+from client_app.privacy import budget
 from client_app.site_check import check_places, check_site
 from client_app.supernode import take_part
+from common.console import console
 from common.files import keep_private
 
 
@@ -30,6 +32,8 @@ def join(
         check_site(settings, connection.health, file)
         return
     check_places(settings, file)
+    if settings.privacy.on:
+        console.print(budget(settings))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # the SuperNode then ends as well
     try:
         take_part(connection, connection.command(settings))

@@ -46,6 +46,7 @@ TEXTS: Mapping[str, re.Pattern[str]] = {
     "ranks": re.compile(r"by-size|equal|[^\x00-\x1f]{1,100000}"),
     "split-by": re.compile(r"[^\x00-\x1f]{0,100}"),
     "validate-on": re.compile(""),
+    "exclude": re.compile(r"[^\x00-\x1f]{0,10000}"),
     "base-sha256": re.compile(r"([0-9a-fA-F]{64})?"),
 }
 """What each text must match that is not one of a few choices."""

@@ -10,7 +10,7 @@ from typing import TypeGuard
 
 from filelock import FileLock
 
-from client_app.settings import LimitError, PrivacySettings
+from client_app.settings import LimitError, PrivacySettings, SiteSettings
 from common.errors import UserError
 from common.files import write_text
 from common.messages import SPENT
@@ -93,6 +93,13 @@ class PrivacyLedger:
         except (OSError, ValueError, KeyError, TypeError):
             pass
         raise UserError(f"{self.path}: not a privacy ledger; the site does not train without it")
+
+
+def budget(settings: SiteSettings) -> str:
+    """Return in a sentence what a deployed site has spent; raises UserError as the ledger does."""
+    own = settings.privacy
+    spent = PrivacyLedger(Path(settings.cache_dir).expanduser(), settings.name, own).spent()
+    return f"privacy: ε = {spent:.2f} of {own.max_epsilon:g} is spent, at δ = {own.delta:g}"
 
 
 def _is_entry(found: object) -> TypeGuard[Entry]:

@@ -3,10 +3,12 @@
 import time
 from collections.abc import Iterable, Mapping
 from itertools import chain
+from logging import INFO
 from pathlib import Path
 
 import numpy as np
 import torch
+from flwr.common import log
 from monai.networks.nets import BasicUNet
 
 from cardiac.datasets import Case, group_by_site, read_cases
@@ -202,6 +204,8 @@ class Site:
             proximal=settings.proximal,
         )
         trainer.train(self.by_patient, steps)
+        log(INFO, "privacy: ε = %.2f of %g is spent, at δ = %g", spent, privacy.max_epsilon,
+            privacy.delta)  # fmt: skip
         return {"epsilon": spent, "delta": privacy.delta}
 
     def score(self, state: State, split: Split, *, hd95: bool = False) -> Scores:

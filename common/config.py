@@ -140,10 +140,17 @@ class FederationConfig:
     """Sites that the run waits for before round 1."""
     min_sites: int = option(2, affects="length", low=1, high=10_000)
     """Fewest sites that a round needs; with fewer the run stops."""
+    exclude: str = option("", affects="result")
+    """Names of sites that take no part from the beginning, with commas in between, as when a run is
+    repeated without a hospital that withdrew."""
     wait_s: int = option(300, affects="machine", low=1, high=31_536_000)
     """Seconds to wait for ``sites`` to connect; after that ``min-sites`` are enough."""
     round_timeout_s: int = option(3600, affects="machine", low=1, high=31_536_000)
     """Seconds after which a phase of a round goes on without a silent site."""
+
+    def excluded(self) -> set[str]:
+        """Return ``exclude`` as names."""
+        return {name.strip() for name in (*self.exclude.split(","), self.exclude)} - {""}
 
     def checks(self) -> list[Check]:
         """Return the checks of keys against each other."""

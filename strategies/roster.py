@@ -151,6 +151,8 @@ class Roster:
                 self.refusals.append((site.name, str(error)))
 
     def _admit(self, site: Member, connected: set[int]) -> None:
+        if site.name in self.config.federation.excluded():
+            raise ReplyError("the run's key exclude names it")
         for node, other in list(self.members.items()):
             if other.name == site.name and node != site.node_id and node in connected:
                 raise ReplyError(f"another connected site is called {site.name!r} already")

@@ -119,10 +119,11 @@ def sites_table(run: RunFiles, palette: Palette, patients: Patients | None) -> T
                 str(last.get("rank", "–")),
                 f"{len(trainings)} of {len(run.rounds)}",
                 str(len(run.penalised(site))),
+                f"{last['epsilon']:.2f} (δ {last.get('delta', 0):g})" if "epsilon" in last else "–",
             )
         )
     head = ("site", "patients train / val / test", "test volumes", "training slices", "rank",
-            "rounds trained", "rounds penalised")  # fmt: skip
+            "rounds trained", "rounds penalised", "ε spent")  # fmt: skip
     return Table("Sites", head, rows)
 
 

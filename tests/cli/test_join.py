@@ -10,7 +10,8 @@ import tomli_w
 from cli import join as joining
 from cli.join import join
 from client_app.connection import read_site
-from client_app.settings import SiteSettings
+from client_app.privacy import PrivacyLedger, epsilon
+from client_app.settings import PrivacySettings, SiteSettings
 from common.certificates import make_site_key
 from common.errors import UserError
 from common.flower_private import parse_config_args
@@ -179,3 +180,18 @@ def test_without_tls_only_where_it_is_said(tmp_path: Path) -> None:
         write(tmp_path, insecure=True, root_certificates="", private_key="")
     )
     assert "--insecure" in connection.command(site)
+
+
+def test_what_is_spent_of_the_privacy_is_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(joining, "take_part", lambda *_: None)
+    monkeypatch.setattr("cli.join.signal.signal", lambda *_: None)
+    private = PrivacySettings(noise_multiplier=2.0, sampling_rate=0.5, delta=0.01)
+    PrivacyLedger(tmp_path / "cache", "Siemens", private).spend(4)
+    keys: dict[str, Value] = {"noise_multiplier": 2.0, "delta": 0.01}
+    join(write(tmp_path, cache_dir=str(tmp_path / "cache"), site="Siemens", **keys))
+    spent = epsilon([(2.0, 0.5, 4)], 0.01)
+    assert f"ε = {spent:.2f} of 10 is spent, at δ = 0.01" in capsys.readouterr().out
+    join(write(tmp_path, cache_dir=str(tmp_path / "cache"), site="Siemens"))
+    assert "spent" not in capsys.readouterr().out

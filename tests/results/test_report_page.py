@@ -269,3 +269,11 @@ def test_a_broken_file_is_named(tmp_path: Path, name: str, spoil: Spoil, message
     with pytest.raises(UserError, match=re.escape(message)) as error:
         read_run(path)
     assert str(path) in str(error.value)
+
+
+def test_what_a_private_site_spent_is_in_the_table_of_sites() -> None:
+    run = make_run(gains=GAINS)
+    run.history[-1]["sites"]["GE"] |= {"epsilon": 3.456, "delta": 0.01}
+    table = overview.sites_table(run, Palette(run.sites), None)
+    assert table.head[-1] == "ε spent"
+    assert [row[-1].text for row in table.rows] == ["3.46 (δ 0.01)", "–"]

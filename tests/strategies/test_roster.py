@@ -12,7 +12,7 @@ from common.flower_private import SUPERLINK_NODE_ID
 from common.messages import DESCRIBE, TRAIN, Failure
 from strategies import roster
 from strategies.roster import ASK_AGAIN_S, MEET_S
-from tests.strategies.fakes import FakeGrid, FakeSite, make_config, nodes, play
+from tests.strategies.fakes import FakeGrid, FakeSite, make_config, nodes, play, same_bits
 
 
 @pytest.fixture(autouse=True)
@@ -161,3 +161,18 @@ def test_a_site_that_is_gone_is_told_from_one_that_is_silent() -> None:
     outcome = play(make_config(), grid)
     assert outcome.refused(1) == {("Philips", "train"): "Error: Node Unavailable"}
     assert sorted(outcome.penalties(1)) == ["GE", "Siemens"]
+
+
+def test_an_excluded_site_leaves_no_trace_in_the_result() -> None:
+    without = play(make_config(sites=2), WaitingGrid(nodes(*two_sites())))
+    grid = WaitingGrid(nodes(*two_sites(), FakeSite("St. Anna, Oslo", 20), FakeSite("Philips", 20)))
+    outcome = play(make_config(sites=2, exclude="Philips, Anna, St. Anna"), grid)
+    assert outcome.refused(0)["Philips", "join"] == "the run's key exclude names it"
+    assert sorted(outcome.penalties(1)) == ["GE", "Siemens", "St. Anna, Oslo"]
+    grid = WaitingGrid(nodes(*two_sites(), FakeSite("Philips", 20)))
+    outcome = play(make_config(sites=2, exclude="Philips"), grid)
+    assert outcome.result is not None
+    assert without.result is not None
+    assert same_bits(outcome.result, without.result)
+    named = make_config(exclude="St. Anna, Oslo").federation.excluded()
+    assert "St. Anna, Oslo" in named  # a name may have a comma
