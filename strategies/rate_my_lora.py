@@ -35,6 +35,7 @@ from strategies import aggregation
 from strategies.aggregation import Shapes
 from strategies.delivery import Delivery
 from strategies.exchange import Exchange
+from strategies.grid import SiteGrid
 from strategies.methods import preset_keys
 from strategies.roster import Member
 from strategies.round import Round
@@ -151,6 +152,7 @@ class RateMyLoRA(Strategy):
         """
         if initial_arrays is not None:
             self.state.parameters = self._read_initial(initial_arrays)
+        grid = self._own(grid)
         self.on_phase(self.state.server_round, "gather")
         self.exchange.roster.gather(grid)
         if self.state.server_round == 0 and not self.state.previous and self.method.validates:
@@ -246,6 +248,7 @@ class RateMyLoRA(Strategy):
 
     def test(self, grid: Grid) -> dict[str, dict[str, float]]:
         """Return by site the scores of the base and of the result on its test patients."""
+        grid = self._own(grid)
         self._begin_round(self.state.server_round)
         self.on_phase(self.state.server_round, "test")
         sent = []
@@ -255,6 +258,9 @@ class RateMyLoRA(Strategy):
         replies = self.exchange.send(grid, sent)
         found = self._read("test", replies, lambda _, c: messages.TestScores.from_record(c))
         return {site: scores.numbers() for site, scores in found.items()}
+
+    def _own(self, grid: Grid) -> Grid:
+        return SiteGrid(grid, lambda message: aggregation.most_bytes(message, self.shapes))
 
     def _message(
         self,
