@@ -16,7 +16,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 
 from common import records
 from common.adapter import Adapter
-from common.config import RunConfig
+from common.config import HIGHEST_RANK, MOST_ROUNDS, RunConfig
 from common.errors import UserError
 from common.labels import STRUCTURES
 from common.method import BOTH, Half
@@ -33,6 +33,8 @@ METRICS = "metrics"  # the numbers that a site reports
 
 ERROR = "error"
 """Key in a reply's ``CONFIG``: the sentence that says what is wrong at the site."""
+AUDIT = "audit"
+"""Key in a reply's ``CONFIG``: the SHA-256 of the last line in the site's audit log."""
 REQUIRED = ("run-id", "server-round", "site-rank", "run-rank", "folds", "held")
 """Keys that every request has beside the run's configuration."""
 
@@ -50,6 +52,8 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 CANNOT = "it cannot; the site's own log says why"
 UNEXPECTED = "unexpected error; the site's own log says where"
 REFUSED = "the site's egress guard refused the reply"
+OTHER_NETWORK = "the run is for another network than this site's base model"
+MEMORY = "the run needs more memory or disk than this site allows"
 NOT_HELD = "this site does not hold "
 NUMBERED = (
     r"rank \d+ is asked, this site allows \d+",
@@ -57,9 +61,12 @@ NUMBERED = (
     r"the run is of (another app|version [\w.+]+), this site has version [\w.+]+",
     r"all weights are asked, this site sends adapters alone",
     r"this site does not serve (train|validate|test)",
+    r"[a-z0-9-]+ = [\d.e+-]+ is asked, this site allows [\d.e+-]+ to [\d.e+-]+",
+    r"[a-z0-9-]+ has a value that this site does not allow",
     NOT_HELD + r"(the \d+ merges so far|its factors of round \d+)",
 )
-SENTENCES = re.compile("|".join((*map(re.escape, (CANNOT, UNEXPECTED, REFUSED)), *NUMBERED)))
+FIXED = (CANNOT, UNEXPECTED, REFUSED, OTHER_NETWORK, MEMORY)
+SENTENCES = re.compile("|".join((*map(re.escape, FIXED), *NUMBERED)))
 """The only sentences in which a site says what is wrong; its own log names files and patients."""
 
 R = TypeVar("R", bound="Reply")
@@ -84,17 +91,17 @@ class Request:
     """A request of the server to a site."""
 
     config: RunConfig
-    run_id: str
+    run_id: str = option(longest=100)
     """Tells this run from every other; a resumed run keeps it."""
-    server_round: int = 0
+    server_round: int = option(0, low=0, high=MOST_ROUNDS)
     """The round that the message belongs to; 0 before the first."""
-    site_rank: int = 0
+    site_rank: int = option(0, low=0, high=HIGHEST_RANK)
     """The rank at which the site uses an adapter; 0 where there is none."""
-    run_rank: int = 0
+    run_rank: int = option(0, low=0, high=HIGHEST_RANK)
     """The highest rank of the run."""
-    folds: int = 0
+    folds: int = option(0, low=0, high=MOST_ROUNDS)
     """Number of merges that the site must have folded into its base before it uses this message."""
-    held: int = 0
+    held: int = option(0, low=0, high=MOST_ROUNDS)
     """The last round in which this site trained in this run, of which it must still hold what it
     kept; 0 for a site that need not hold anything."""
     adapter: ArrayRecord | None = None
@@ -425,6 +432,31 @@ class Failure:
         return cls(str(config[ERROR]), site if SITE_NAME.fullmatch(site) else "")
 
 
+def seal(content: RecordDict, sha256: str) -> None:
+    """Add to a reply the hash of the last line in the site's audit log."""
+    content.config_records.setdefault(CONFIG, ConfigRecord())[AUDIT] = sha256
+
+
+def unsealed(content: RecordDict) -> tuple[RecordDict, str]:
+    """Return a reply without what :func:`seal` added, and the hash; an empty one for none.
+
+    Raises
+    ------
+    ReplyError
+        The reply has something else in the hash's place.
+    """
+    config = content.get(CONFIG)
+    if not (isinstance(config, ConfigRecord) and AUDIT in config):
+        return content, ""
+    sha256 = config[AUDIT]
+    if not (isinstance(sha256, str) and SHA256.fullmatch(sha256)):
+        raise ReplyError(f"{AUDIT} does not match {SHA256.pattern}")
+    rest = RecordDict({key: value for key, value in content.items() if key != CONFIG})
+    if own := {key: value for key, value in config.items() if key != AUDIT}:
+        rest[CONFIG] = ConfigRecord(own)
+    return rest, sha256
+
+
 def read_reply(message: Message, read: Callable[[RecordDict], R]) -> R:
     """Return a site's reply as its class, with its values checked.
 
@@ -443,11 +475,20 @@ def read_reply(message: Message, read: Callable[[RecordDict], R]) -> R:
     if message.has_error():
         lines = (message.error.reason or "").strip().splitlines()
         raise ReplyError(lines[-1] if lines else f"error code {message.error.code}")
-    if (failure := Failure.found_in(message.content)) is not None:
+    content, _ = unsealed(message.content)
+    if (failure := Failure.found_in(content)) is not None:
         raise ReplyError(failure.reason, lost=failure.lost, site=failure.site)
-    reply = read(message.content)
+    reply = read(content)
     reply.check()
     return reply
+
+
+def audit_hash(message: Message) -> str:
+    """Return the hash that :func:`seal` added to a reply; an empty one where there is none."""
+    try:
+        return "" if message.has_error() else unsealed(message.content)[1]
+    except ReplyError:
+        return ""
 
 
 def payload(message: Message) -> int:
