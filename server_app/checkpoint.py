@@ -39,6 +39,7 @@ def save_checkpoint(state: RunState, path: Path) -> None:
         "rating": json.dumps(state.rating),
         "held": json.dumps(state.held),
         "run-id": state.run_id,
+        "owners": json.dumps(state.owners),
         "trains": WEIGHTS if whole else "adapter",
         "personal": json.dumps(sites),
     }
@@ -73,6 +74,7 @@ def load_checkpoint(path: Path) -> RunState:
             json.loads(notes["rating"]),
             json.loads(notes["held"]),
             notes["run-id"],
+            json.loads(notes["owners"]),
         )
     except (KeyError, ValueError, TypeError) as error:
         raise UserError(f"{path}: not a checkpoint ({error})") from None

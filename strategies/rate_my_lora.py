@@ -207,7 +207,14 @@ class RateMyLoRA(Strategy):
         def read(site: Member, content: RecordDict) -> Update:
             rank = self.exchange.roster.rank(site)
             arrays = aggregation.reader(self.state, self.method, self.shapes, rank, number)
-            return Update.from_record(content, arrays)
+            update = Update.from_record(content, arrays)
+            update.check()
+            if update.examples != (described := site.facts.train_examples):
+                self.exchange.roster.ask_again(site)
+                raise ReplyError(
+                    f"num-examples is {update.examples}, the site described {described}"
+                )
+            return update
 
         updates = self._read("train", replies, read)
         self.state.held.update(dict.fromkeys(updates, number))

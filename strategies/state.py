@@ -48,6 +48,8 @@ class RunState:
     """The last round in which each site trained; it still holds what it kept of that round."""
     run_id: str = field(default_factory=lambda: secrets.token_hex(8))
     """Tells the run from every other; a resumed run keeps it."""
+    owners: dict[str, str] = field(default_factory=dict)
+    """To whom every site's name belongs; see :mod:`strategies.names`."""
 
     @classmethod
     def initial(cls, config: RunConfig, shapes: Mapping[str, tuple[int, int]]) -> "RunState":

@@ -270,12 +270,23 @@ def test_other_validations_are_refused(dice: float | list[float], reason: str) -
         read_validation(reply(metrics=MetricRecord({"dice": dice})))
 
 
+SCORES: dict[str, Number] = dict.fromkeys(messages.SCORES, 0.5)
+
+
 def test_test_scores_may_be_undefined_but_are_numbers() -> None:
-    found = read_test(reply(metrics=MetricRecord({"cases": 2, "test.hd95_mm.RV": math.nan})))
+    numbers = {**SCORES, "cases": 2, "test.hd95_mm.RV": math.nan}
+    found = read_test(reply(metrics=MetricRecord(numbers)))
     assert found.cases == 2
     assert math.isnan(found.scores["test.hd95_mm.RV"])
     with pytest.raises(ReplyError, match=r"cases is .* expected a number"):
         read_test(reply(metrics=MetricRecord({"cases": [2]})))
+
+
+@pytest.mark.parametrize("key", ["cases", *messages.SCORES])
+def test_every_test_score_is_needed(key: str) -> None:
+    numbers = {k: v for k, v in {**SCORES, "cases": 2}.items() if k != key}
+    with pytest.raises(ReplyError, match=f"^{key} is None, expected a number$"):
+        read_test(reply(metrics=MetricRecord(numbers)))
 
 
 def description(**changes: str | int | None) -> Message:
