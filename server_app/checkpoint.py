@@ -40,6 +40,7 @@ def save_checkpoint(state: RunState, path: Path) -> None:
         "held": json.dumps(state.held),
         "run-id": state.run_id,
         "owners": json.dumps(state.owners),
+        "folds": str(state.folds),
         "trains": WEIGHTS if whole else "adapter",
         "personal": json.dumps(sites),
     }
@@ -75,6 +76,7 @@ def load_checkpoint(path: Path) -> RunState:
             json.loads(notes["held"]),
             notes["run-id"],
             json.loads(notes["owners"]),
+            int(notes["folds"]),
         )
     except (KeyError, ValueError, TypeError) as error:
         raise UserError(f"{path}: not a checkpoint ({error})") from None

@@ -19,8 +19,8 @@ PART = 0.02
 """Part of the time waited so far after which to look again: the most that waiting adds."""
 OBJECTS, MIB = 32, 2**20
 """Most objects of a reply: these, and one for each MiB. Flower cuts arrays into chunks of 5 MiB."""
-UNAVAILABLE = 4
-"""Flower's code of an error in place of a reply that cannot be had."""
+UNUSABLE, LATE = 0, 4
+"""Codes of an error in place of a reply; Flower calls them unknown and reply unavailable."""
 
 
 class RefusedError(Exception):
@@ -97,7 +97,7 @@ class SiteGrid(Grid):
             time.sleep(min(max(SOON_S, passed * PART), LATE_S, left))
         late = [one for one in waiting if one.reply]
         reason = f"its reply did not come whole within {timeout:g} s" if late else ""
-        return replies + [_error(one.request, reason) for one in late]
+        return replies + [_error(one.request, reason, LATE) for one in late]
 
     def _received(self, messages: list[Message], timeout: float | None) -> list[Message]:
         """Let the grid itself send and receive; replies that are too large become errors."""
@@ -204,9 +204,9 @@ class SiteGrid(Grid):
         return self._grid.create_message(*args, **keys)
 
 
-def _error(request: Message, reason: str) -> Message:
+def _error(request: Message, reason: str, code: int = UNUSABLE) -> Message:
     """Return an error in place of the reply to a request."""
-    return Message(Error(UNAVAILABLE, reason), reply_to=request)
+    return Message(Error(code, reason), reply_to=request)
 
 
 def _held_bytes(content: RecordDict) -> int:

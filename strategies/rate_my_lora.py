@@ -17,7 +17,7 @@ The other methods of :mod:`strategies.methods` use the same strategy. They diffe
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from logging import INFO
+from logging import INFO, WARNING
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.common import log
@@ -38,9 +38,10 @@ from strategies.exchange import Exchange
 from strategies.grid import SiteGrid
 from strategies.methods import preset_keys
 from strategies.roster import Member
-from strategies.round import Round
+from strategies.round import DroppedError, Round
 from strategies.rules import rule_of
 from strategies.state import Merged, RoundRecord, RunState
+from strategies.usable import SPOILS
 
 EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
 OnRound = Callable[[RunState, RoundRecord], None]
@@ -220,15 +221,23 @@ class RateMyLoRA(Strategy):
         self.state.held.update(dict.fromkeys(updates, number))
         self._put_on_record(self.round.screen(updates))
         self._require_sites()
-        merged = self.round.merge()
-        self.exchange.split_time("merge")
+        try:
+            merged = self.round.merge()
+        except DroppedError as error:
+            self.exchange.record.dropped = str(error)
+            log(WARNING, "round %d is dropped: %s", number, error)
+            return None, None
+        finally:
+            for name in self.round.spoilers:
+                self.exchange.refuse("merge", name, SPOILS)
+            self.exchange.split_time("merge")
         return records.tensors_to_record(merged.parameters.tensors()), None
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Send every site the first merge, cut to its rank, where the method validates it."""
-        if not self.method.validates:
+        if not self.method.validates or self.exchange.record.dropped:
             return []
         self.on_phase(self.exchange.record.server_round, "validate")
         merged, others = self.round.first_merge, self.round.others()
@@ -245,6 +254,10 @@ class RateMyLoRA(Strategy):
     ) -> MetricRecord | None:
         """Turn the sites' Dice into masses, merge again with these, and end the round."""
         validation: dict[str, Validation] = {}
+        if self.exchange.record.dropped:
+            self.round.drop()
+            self.on_round(self.state, self.exchange.record)
+            return None
         if self.method.validates:
             self.exchange.split_time("validate")
             validation = self._read_validations(replies)

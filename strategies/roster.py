@@ -19,6 +19,7 @@ from common.messages import Describe, Description, ReplyError, read_reply
 from strategies import names
 from strategies.names import Claim
 from strategies.ranks import assign_ranks
+from strategies.silence import Silences
 from strategies.state import RunState
 
 POLL_S = 1.0
@@ -61,6 +62,7 @@ class Roster:
         self.run_id = state.run_id
         self.ranks = state.ranks
         self.base_sha256 = config.base_sha256.lower()  # that every site's base file must have
+        self.silences = Silences()
         self.refusals: list[tuple[str, str]] = []  # (site, reason); whoever records it empties it
         self._turned_away: set[int] = set()
         self._connected: set[int] = set()
@@ -183,6 +185,7 @@ class Roster:
                     self.refusals.append((site.name, names.OTHERS))
         self.owners.setdefault(site.name, claim.owner)
         self.members[site.node_id] = site
+        self.silences.forget(site.name)
         self._turned_away.discard(site.node_id)
         self._away.discard(site.node_id)
 
