@@ -21,6 +21,7 @@ from common.errors import UserError
 from common.labels import STRUCTURES
 from common.method import BOTH, Half
 from common.options import Value, keys_of, option, parse, to_flat
+from common.text import clean
 from common.weights import Parameters
 
 # The names of the records in a message.
@@ -83,11 +84,11 @@ class ReplyError(Exception):
     """A reply that cannot be used; the text says why.
 
     ``lost`` is True where the site says that it does not hold what the request builds on; ``site``
-    is its name where it says it.
+    is its name where it says it. The text may quote the site, so it is cut and cleaned here.
     """
 
     def __init__(self, reason: str, *, lost: bool = False, site: str = "") -> None:
-        super().__init__(reason)
+        super().__init__(clean(reason))
         self.lost, self.site = lost, site
 
 
