@@ -43,7 +43,8 @@ def test_a_name_that_belongs_to_a_registration_is_nobody_elses(away: int) -> Non
 
 
 def test_the_owner_is_let_in_again_under_another_number() -> None:
-    assert decided(Claim(5, "GE", "key a"), owner="key a", holder=9, away=9) == [""]
+    for owner in ("key a", "name GE"):  # a name that was registered stays when its key is replaced
+        assert decided(Claim(5, "GE", owner), owner=owner, holder=9, away=9) == [""]
 
 
 def test_a_registered_site_has_one_name() -> None:
