@@ -156,7 +156,8 @@ class Round:
         return record
 
     def _merge(self, masses: Masses) -> Merged:
-        return aggregation.merge(self.used, masses, self.method, self.state, self.number)
+        used = {name: update for name, update in self.used.items() if name in masses}
+        return aggregation.merge(used, masses, self.method, self.state, self.number)
 
     def _candidate(self, masses: Masses) -> Adapter:
         """Return the merge with these masses; of one site alone it is the adapter that it sent."""

@@ -65,7 +65,7 @@ def test_a_round_that_nobody_can_use_is_dropped(server_round: int) -> None:
     found = sites("A", "B", "Z", server_round=server_round)
     outcome = play(make_config(), FakeGrid(nodes(*found)))
     record = outcome.history[server_round]
-    assert record.dropped == "the merge of 3 updates has values that no site takes"
+    assert record.dropped == "no merge of 3 updates has values that sites take"
     assert record.to_json()["dropped"] == record.dropped
     before, after = outcome.states[server_round - 1], outcome.states[server_round]
     assert same_bits(before.parameters, after.parameters)
