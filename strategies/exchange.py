@@ -11,6 +11,7 @@ from flwr.serverapp import Grid
 from common.config import RunConfig
 from common.flower_private import SUPERLINK_NODE_ID
 from common.messages import Request, audit_hash, payload
+from common.text import NAME_LENGTH, clean
 from strategies.grid import LATE
 from strategies.roster import Member, Roster
 from strategies.state import RoundRecord, RunState
@@ -68,10 +69,11 @@ class Exchange:
             if node == SUPERLINK_NODE_ID and answered:  # it answers for a site that is gone
                 node = asked.get(answered, node)
             by_node[node] = reply
-        found, silences, now = [], self.roster.silences, self.record.server_round
+        found: list[tuple[Member, Message]] = []
+        silences, now = self.roster.silences, self.record.server_round
         late = {node for node, r in by_node.items() if r.has_error() and r.error.code == LATE}
-        answered = {s.name for s in self.roster.members.values() if s.node_id in {*by_node} - late}
-        silences.note(now, waited - answered, waited & answered)
+        spoke = {s.name for s in self.roster.members.values() if s.node_id in {*by_node} - late}
+        silences.note(now, waited - spoke, waited & spoke)
         for site in sorted(self.roster.members.values(), key=lambda site: site.name):
             if site.node_id in by_node:
                 found.append((site, by_node[site.node_id]))
@@ -87,7 +89,7 @@ class Exchange:
     def refuse(self, phase: str, site: str, reason: str) -> None:
         """Record and log that something of a site is left out."""
         self.record.refuse(site, phase, reason)
-        log(WARNING, "%s is left out of %s: %s", site, phase, reason)
+        log(WARNING, "%s is left out of %s: %s", clean(site, NAME_LENGTH), phase, clean(reason))
 
     def split_time(self, phase: str) -> None:
         """Record as the time of ``phase`` the seconds since the last call or the round's start."""
