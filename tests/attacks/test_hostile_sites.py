@@ -83,7 +83,8 @@ def test_two_sites_say_the_same_name(tmp_path: Path) -> None:
 def test_a_site_takes_a_name_while_its_owner_is_away(tmp_path: Path) -> None:
     """A site takes the name of another that is away: the owner gets back in and it is put out."""
     real, thief = FakeSite("GE"), FakeSite("GE")
-    grid = FakeGrid({9: real, 2: FakeSite("A"), 3: FakeSite("B")})
+    last = FakeSite("Z")  # the server asks the sites in the order of their names
+    grid = FakeGrid({9: real, 2: FakeSite("A"), 3: last})
 
     def swap(_message: Message, reply: Message) -> Message:
         grid.nodes.pop(9, None)
@@ -94,7 +95,7 @@ def test_a_site_takes_a_name_while_its_owner_is_away(tmp_path: Path) -> None:
         grid.nodes[9] = real
         return reply
 
-    grid.nodes[2].faults = {(1, messages.VALIDATE): swap, (2, messages.VALIDATE): back}
+    last.faults = {(1, messages.VALIDATE): swap, (2, messages.VALIDATE): back}
     ended = federate(grid, tmp_path, rounds=4)
     assert ended.error is None
     assert {3, 4} <= set(real.uploads)
