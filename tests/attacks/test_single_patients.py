@@ -1,6 +1,7 @@
 """No message of a coordinator singles out a patient, within a run that the hospital approved."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,6 @@ from common import messages
 from common.adapter import Adapter, Factors
 from common.config import RunConfig
 from common.labels import RV
-from common.options import Value
 from tests.attacks.kit import (
     DISEASES,
     PATIENTS,
@@ -27,7 +27,7 @@ from tests.attacks.kit import (
 from tests.cardiac.samples import TINY, heart_image, heart_labels, write_nifti
 
 CODES = [f"{number:03d}" for number in range(1, PATIENTS + 1)]
-CHOICES: list[dict[str, Value]] = [
+CHOICES: list[dict[str, Any]] = [
     *({"validate-on": f"DISEASE={disease}"} for disease in DISEASES),
     {"validate-on": "SUBJECT_CODE=1"},
     {"validate-on": "nonsense"},
@@ -47,7 +47,7 @@ def alone_in(split: str, hospital_seeds: range = range(1000)) -> int:
 
 @pytest.mark.parametrize("choice", CHOICES, ids=lambda c: "-".join(map(str, *c.items())))
 def test_no_request_names_the_patients_that_it_is_about(
-    hospital: Hospital, choice: dict[str, Value]
+    hospital: Hospital, choice: dict[str, Any]
 ) -> None:
     """Keys that choose patients by diagnosis, code or number: declined, with no number."""
     flat = {key.replace("-", "_"): value for key, value in choice.items()}
@@ -70,7 +70,7 @@ def test_no_request_names_the_patients_that_it_is_about(
     ],
     ids=lambda moved: "-".join(map(str, *moved.items())),
 )
-def test_no_run_moves_the_split(hospital: Hospital, moved: dict[str, Value]) -> None:
+def test_no_run_moves_the_split(hospital: Hospital, moved: dict[str, Any]) -> None:
     """A split seed that leaves one patient alone, other columns and axes: nothing changes."""
     described = metrics(hospital.ask(messages.DESCRIBE))
     assert metrics(hospital.ask(messages.DESCRIBE, **moved)) == described
@@ -110,7 +110,7 @@ def pushed(label: int) -> Adapter:
     [{"train_patients": 1}, {"alpha_per_rank": 1e-12}, {"learning_rate": 10.0}],
     ids=lambda keys: "-".join(map(str, *keys.items())),
 )
-def test_the_gradient_of_one_patient_stays(hospital: Hospital, keys: dict[str, Value]) -> None:
+def test_the_gradient_of_one_patient_stays(hospital: Hospital, keys: dict[str, Any]) -> None:
     """One step over one patient, made linear by a tiny scale and a huge rate: each is declined."""
     reply = hospital.ask(messages.TRAIN, start(), **keys)
     assert refusal(reply)
