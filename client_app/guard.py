@@ -63,8 +63,9 @@ def guard(message: Message, context: Context, serve: Serve, refusal: str = "") -
         audit = None if settings.simulated else AuditLog(settings.audit_path())
         name = _request_id(message, context)
         fault = "" if refusal else _fault(message, settings)  # 1
+        came = ""
         if audit is not None:  # 2
-            audit.write(name, IN, f"refused: {fault}" if fault else PASSED, message)
+            came = audit.write(name, IN, f"refused: {fault}" if fault else PASSED, message)
         request: Request | None = None
         try:
             if refusal:
@@ -79,6 +80,7 @@ def guard(message: Message, context: Context, serve: Serve, refusal: str = "") -
         verdict = PASSED
         try:
             check_reply(request, content, any_sentence=simulated)  # 8
+            messages.seal(content, came)
         except ReplyError as error:
             verdict = f"refused: {error}"
             log(ERROR, "egress guard: %s reply refused: %s", name.kind, error)
@@ -87,6 +89,7 @@ def guard(message: Message, context: Context, serve: Serve, refusal: str = "") -
             audit.write(name, OUT, verdict, Message(content, reply_to=message))
         if verdict != PASSED:
             content = Failure(REFUSED).to_record()
+            messages.seal(content, came)
     except Exception as error:  # the site's settings are wrong, or its log cannot be written
         content = _failure(error, simulated=simulated)
     return Message(content, reply_to=message)
@@ -132,6 +135,7 @@ def check_reply(
     ReplyError
         The reply holds something else, or lacks something.
     """
+    content, _ = messages.unsealed(content)  # of a stored reply
     if (failure := Failure.found_in(content)) is not None:
         if content != failure.to_record():
             raise ReplyError("an error text and something beside it")

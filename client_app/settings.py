@@ -101,7 +101,11 @@ class SiteSettings:
         return log.expanduser()
 
     def applied(self, config: RunConfig) -> RunConfig:
-        """Return the run's configuration with the site's own settings in it."""
+        """Return the configuration that a site works by: the run's, with the site's own settings.
+
+        Where it is deployed, all keys that affect only the server have their defaults, so that a
+        run that changes them does not make the site read its data again.
+        """
         if self.simulated:
             return config
         data = replace(
@@ -111,7 +115,15 @@ class SiteSettings:
             split_by=self.split_by or config.data.split_by,
             affine_axes=self.affine_axes or config.data.affine_axes,
         )
-        return replace(config, data=data, base_model=self.base_model)
+        return RunConfig(
+            config.model,
+            data,
+            replace(config.train, threads=self.threads, device=self.device),
+            config.method,
+            seed=config.seed,
+            base_model=self.base_model,
+            base_sha256=config.base_sha256,
+        )
 
     def check(self, kind: str, config: RunConfig, rank: int) -> None:
         """Check a request of Flower's message type ``kind`` against the site's limits.

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -13,7 +13,7 @@ from cardiac.evaluation import Scores, evaluate
 from cardiac.preprocessing import Volume, load_volume, volumes
 from cardiac.splits import SPLITS, Split, restrict, split_cases
 from cardiac.training import Trainer, training_slices
-from client_app import demo
+from client_app import demo, prepared
 from client_app.assembly import State
 from client_app.memory import Memory, memory_folder
 from client_app.settings import SiteSettings
@@ -26,6 +26,8 @@ from common.model import file_sha256, load_base
 from common.seeding import derive_seed
 from common.weights import Weights
 
+MOST_OPEN = 4
+"""How many simulated sites a process holds."""
 POOLED = "all sites"
 """Name of the one site that holds all cases, where ``pool`` is set."""
 
@@ -61,15 +63,15 @@ class Site:
         data_dir = config.path(data)
         self.name, cases = _own_cases(settings, config, data_dir)
         self.cases = _divided(cases, config, f"{data_dir}: site")
+        cache = prepared.folder(settings, config, chain(*self.cases.values()))
         self.volumes: dict[Split, list[Volume]] = {
-            split: self._load(self.cases[split]) for split in SPLITS
+            split: self._load(self.cases[split], cache) for split in SPLITS
         }
         self.slices = training_slices(self.volumes["train"])
         self.base_sha256 = file_sha256(self.base_model)
 
-    def _load(self, cases: list[Case]) -> list[Volume]:
-        cache_dir = self.config.path(self.config.data.cache_dir) / "volumes"
-        dataset = volumes(cases, self.config.data.spacing_mm, cache_dir)
+    def _load(self, cases: list[Case], cache: Path) -> list[Volume]:
+        dataset = volumes(cases, self.config.data.spacing_mm, cache)
         return [load_volume(dataset, index) for index in range(len(cases))]
 
     def describe(self) -> Description:
@@ -192,7 +194,27 @@ def _own_cases(
     return name, {name: groups[name]}
 
 
-@lru_cache(maxsize=4)
-def open_site(settings: SiteSettings, config: RunConfig) -> Site:
-    """Return the site; a process reads it once for all requests of a run."""
-    return Site(settings, config)
+class OpenSites:
+    """The sites that this process has read, each once for all requests of a run.
+
+    A deployed site forgets one run's patients before it reads them for another.
+    """
+
+    def __init__(self) -> None:
+        self._open: dict[tuple[SiteSettings, RunConfig], Site] = {}
+
+    def __call__(self, settings: SiteSettings, config: RunConfig) -> Site:
+        """Return the site with a run's configuration; see :class:`Site` for the errors."""
+        found = self._open.get((settings, config))
+        if found is None:
+            if not settings.simulated or len(self._open) == MOST_OPEN:
+                self.cache_clear()
+            found = self._open[settings, config] = Site(settings, config)
+        return found
+
+    def cache_clear(self) -> None:
+        """Forget all sites, as their data may have changed."""
+        self._open.clear()
+
+
+open_site = OpenSites()

@@ -6,6 +6,7 @@ Each ``try_`` function returns what it found, or raises a ``UserError`` that say
 from collections.abc import Callable
 from pathlib import Path
 
+from client_app.audit import AuditLog
 from client_app.settings import SiteSettings
 from client_app.site import Site
 from common.config import RunConfig
@@ -87,6 +88,7 @@ def try_log(settings: SiteSettings) -> str:
     """Check that messages can be logged, without adding one to the log."""
     path = settings.audit_path()
     check_log(path)
+    AuditLog(path).chain.check_begun()
     return f"{path}: can be appended to"
 
 

@@ -101,7 +101,7 @@ class TrainConfig:
     """Device to compute on; ``auto`` takes a GPU where there is one."""
     mixed_precision: bool = option(True, affects="result")
     """Whether a GPU computes in half precision; the CPU always computes in single precision."""
-    threads: int = option(0, affects="machine", low=0, high=4096)
+    threads: int = option(0, affects="machine", low=0, high=1024)
     """CPU threads of a site's process; 0 keeps torch's default."""
 
     def checks(self) -> list[Check]:

@@ -433,8 +433,12 @@ class Failure:
 
 
 def seal(content: RecordDict, sha256: str) -> None:
-    """Add to a reply the hash of the last line in the site's audit log."""
-    content.config_records.setdefault(CONFIG, ConfigRecord())[AUDIT] = sha256
+    """Add to a reply the hash of the last line in the site's audit log; none where it is empty.
+
+    A stored reply, which is sent again, keeps the hash that it has.
+    """
+    if sha256:
+        content.config_records.setdefault(CONFIG, ConfigRecord()).setdefault(AUDIT, sha256)
 
 
 def unsealed(content: RecordDict) -> tuple[RecordDict, str]:

@@ -1,5 +1,6 @@
 """``join --check`` tries all that a site needs, and changes nothing but the cache."""
 
+import json
 import re
 import socket
 from pathlib import Path
@@ -66,11 +67,17 @@ def test_a_log_that_is_there_stays_as_it_is(
     run: Run, tmp_path: Path, site: dict[str, Value]
 ) -> None:
     log = tmp_path / "audit.jsonl"
-    log.write_text("a line\n")
+    begun = json.dumps({"line": 1, "previous": "0" * 64}) + "\n"
+    log.write_text(begun)
     before = log.stat()
     assert check(run, tmp_path, site | {"audit-log": str(log)}).status == 0
-    assert log.read_text() == "a line\n"
+    assert log.read_text() == begun
     assert log.stat().st_mtime_ns == before.st_mtime_ns
+    assert not (tmp_path / "audit.jsonl.head").exists()
+    log.write_text('{"direction": "in"}\n')  # as version 0.1 wrote it
+    ended = check(run, tmp_path, site | {"audit-log": str(log)})
+    assert ended.status != 0
+    assert "version without hashes; move it elsewhere" in line(ended, "audit-log")
 
 
 def test_a_log_that_cannot_be_appended_to_has_failed(
