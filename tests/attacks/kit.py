@@ -16,7 +16,7 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from torch import Tensor
 
-from client_app.app import app
+from client_app.app import answer
 from client_app.settings import SiteSettings
 from client_app.site import open_site
 from common import lora, messages, records
@@ -132,8 +132,8 @@ class Hospital:
         return Message(content, dst_node_id=7, message_type=kind)
 
     def send(self, message: Message) -> Message:
-        """Return the site's answer to a message."""
-        return app(message, self.context())
+        """Return the site's answer to a message, as `join` gives it."""
+        return answer(message, self.context())
 
     def ask(
         self,

@@ -7,7 +7,7 @@ import warnings
 from collections import Counter
 from pathlib import Path
 from random import Random
-from resource import RLIMIT_AS, RLIM_INFINITY, getrlimit, setrlimit
+from resource import RLIM_INFINITY, RLIMIT_AS, getrlimit, setrlimit
 
 import pytest
 
