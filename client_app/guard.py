@@ -13,6 +13,7 @@ from logging import ERROR
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.common import log
 
+from cardiac.splits import TooFewPatientsError
 from client_app import envelope, limits
 from client_app.assembly import NotHeldError, layer_shapes
 from client_app.audit import IN, OUT, PASSED, AuditLog, RequestId
@@ -22,6 +23,7 @@ from common.errors import UserError
 from common.messages import (
     CANNOT,
     REFUSED,
+    TOO_FEW,
     UNEXPECTED,
     Description,
     Failure,
@@ -116,7 +118,8 @@ def _failure(error: Exception, *, simulated: bool) -> RecordDict:
     if isinstance(error, UserError):
         log(ERROR, "%s", clean(error, LONGEST_ERROR))
         may_leave = simulated or isinstance(error, LimitError | NotHeldError)
-        return Failure(str(error) if may_leave else CANNOT).to_record()
+        fixed = TOO_FEW if isinstance(error, TooFewPatientsError) else CANNOT
+        return Failure(str(error) if may_leave else fixed).to_record()
     log(ERROR, "unexpected error", exc_info=error)
     reason = f"{UNEXPECTED} ({type(error).__name__})" if simulated else UNEXPECTED
     return Failure(reason).to_record()
@@ -142,18 +145,20 @@ def check_reply(
         if not any_sentence:
             failure.check()
         return
+    found: messages.Reply
     match request:
         case messages.Describe():
-            Description.from_record(content)
+            found = Description.from_record(content)
         case messages.Train():
             expected = expected_tensors(request)
-            Update.from_record(content, lambda arrays: _read_exactly(arrays, expected))
+            found = Update.from_record(content, lambda arrays: _read_exactly(arrays, expected))
         case messages.Validate():
-            Validation.from_record(content, len(request.others))
+            found = Validation.from_record(content, len(request.others))
         case messages.Test():
-            messages.TestScores.from_record(content)
+            found = messages.TestScores.from_record(content)
         case _:
             raise ReplyError("an answer to what is no request")
+    found.check_decimals()
 
 
 def expected_tensors(request: Request) -> Mapping[str, tuple[int, ...]]:

@@ -264,6 +264,26 @@ def test_a_dice_leaves_for_every_adapter_that_came(
     assert (pass_guard(tmp_path, message, content).content is content) == passes
 
 
+@pytest.mark.parametrize(
+    ("kind", "key", "value"),
+    [
+        (messages.TRAIN, "loss", 0.5001),
+        (messages.TRAIN, "local-dice", 0.50001),
+        (messages.VALIDATE, "dice", 0.1234),
+        (messages.TEST, "base.dice.LV", 1 / 3),
+        (messages.TEST, "test.hd95_mm.mean", 4.05),
+    ],
+)
+def test_no_number_leaves_with_more_decimals_than_it_may(
+    tmp_path: Path, adapter: Adapter, kind: str, key: str, value: float
+) -> None:
+    content = good(kind, adapter)
+    content.metric_records[messages.METRICS][key] = value
+    assert error_in(pass_guard(tmp_path, request(kind), content)) == REFUSED
+    content.metric_records[messages.METRICS][key] = messages.rounded(key, value)
+    assert pass_guard(tmp_path, request(kind), content).content is content
+
+
 def test_an_error_with_a_text_beside_data_stays(tmp_path: Path, adapter: Adapter) -> None:
     content = good(messages.TRAIN, adapter)
     content[messages.CONFIG] = ConfigRecord({messages.ERROR: CANNOT})
