@@ -9,6 +9,9 @@ from pathlib import Path
 from flwr.cli.app import app as flwr
 from flwr.cli.flower_config import parse_superlink_connection
 
+# What a SuperNode talks to a SuperLink with
+from flwr.client.grpc_rere_client.connection import grpc_request_response
+
 # Write and read an array record as protocol buffers
 from flwr.common.serde import array_record_from_proto, array_record_to_proto
 
@@ -22,6 +25,14 @@ from flwr.server.superlink.linkstate import LinkStateFactory
 # Talks to a SuperLink as `flwr` does
 from flwr.supercore.control.control_http_client import ControlHttpClient
 
+# The objects in a message, as they are announced and sent
+from flwr.supercore.inflatable.inflatable_object import (
+    add_header_to_object_body,
+    get_object_id,
+    get_object_tree,
+    no_object_id_recompute,
+)
+
 # Reads an array record that came as objects
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
@@ -30,6 +41,9 @@ from flwr.supercore.object_store import ObjectStoreFactory
 
 # A public key as the SuperLink stores it
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+
+# Calls a SuperLink again that does not answer
+from flwr.supercore.retry import make_simple_grpc_retry_invoker
 
 # The options of flower-superlink
 from flwr.superlink.cli.flower_superlink import _parse_args_run_superlink as superlink_parser
@@ -43,11 +57,17 @@ __all__ = [
     "ListRunsRequest",
     "RegisterNodeRequest",
     "UnregisterNodeRequest",
+    "add_header_to_object_body",
     "array_record_from_proto",
     "array_record_to_proto",
     "flwr",
+    "get_object_id",
+    "get_object_tree",
+    "grpc_request_response",
     "inflate_object_from_contents",
     "link_state",
+    "make_simple_grpc_retry_invoker",
+    "no_object_id_recompute",
     "parse_superlink_connection",
     "public_key_to_bytes",
     "superlink_parser",

@@ -9,7 +9,15 @@ from typing import Any
 
 from flwr.app import ConfigRecord, MetricRecord, RecordDict
 
-STRANGE_BYTES = (b"", b"\x00", b"\xff" * 8, b"\x00" * 8, b"\xff\xff\xff\x7f", b"-1", b"1e999")
+STRANGE_BYTES: tuple[bytes, ...] = (
+    b"",
+    b"\x00",
+    b"\xff" * 8,
+    b"\x00" * 8,
+    b"\xff\xff\xff\x7f",
+    b"-1",
+    b"1e999",
+)
 STRANGE_BYTES += (b"NaN", b'"', b"{", b"}", b"[" * 3000, b",", b"\n", b"\r", b"\\u0000", b"../")
 STRANGE_BYTES += (b"\xed\xa0\x80", b"\xef\xbb\xbf", b"=1+1", b"%s", b"9" * 5000, b"null", b"true")
 """What breaks parsers: ends, signs, nesting, numbers beyond every range, halves of a character."""
@@ -82,7 +90,7 @@ def _strange(value: Any, random: Random) -> Any:
             del value[key]
         case 1 if isinstance(value, dict):
             value[random.choice(TEXTS)] = value[key]
-        case 1:
+        case 1 if isinstance(value, list):
             value.append(value[key])
         case _:
             value[key] = _strange(value[key], random)
