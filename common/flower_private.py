@@ -8,10 +8,14 @@ import, and that one command alone uses, are imported inside the function that u
 import secrets
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from logging import ERROR
 from pathlib import Path
 from typing import Any
 
+import httpx
 from flwr.app import Context, Message, RecordDict
+from flwr.common import log
 
 # Read "key=value" pairs, and the app's own configuration, as Flower's commands do
 from flwr.common.config import get_fused_config_from_dir, get_project_config, parse_config_args
@@ -34,8 +38,12 @@ from flwr.supercore.heartbeat import HeartbeatSender
 # The objects that a message is sent as, whose bytes cross the network
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 
-# Add Flower's version, and the token of a task, to a request
-from flwr.supercore.interceptors import RuntimeTokenHttpInterceptor, RuntimeVersionHttpInterceptor
+# Add Flower's version, the token of a task, or a signature to a request
+from flwr.supercore.interceptors import (
+    RuntimeTokenHttpInterceptor,
+    RuntimeVersionHttpInterceptor,
+    SuperExecAuthHttpInterceptor,
+)
 
 # What Flower knows about a run; the exception in the ServerApp of a run that somebody stopped
 from flwr.supercore.run import Run, RunNotRunningException
@@ -46,10 +54,13 @@ from flwr.supercore.runtime import RuntimeHttpClient
 # The task, run and node that this process works for; messages can be made only when it is set
 from flwr.supercore.task_identity import TaskIdentity
 
+from common.text import clean
+
 __all__ = [
     "SUPERLINK_NODE_ID",
     "EngineError",
     "HeartbeatSender",
+    "Lock",
     "Run",
     "RunNotRunningException",
     "RuntimeHttpClient",
@@ -66,22 +77,51 @@ __all__ = [
 ]
 
 
+MOST_OBJECTS = 1000
+MOST_BYTES = 2**32
+"""Most objects and bytes of a message that are read; a request of any run has far fewer."""
+ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
+"""The one request of the Runtime API that needs the secret instead of a task's token."""
+
+
+@dataclass(frozen=True)
+class Lock:
+    """What only a SuperNode and its app know of the port between them."""
+
+    certificate: bytes
+    """Certificate of the authority of the SuperNode's certificate, in PEM."""
+    secret: bytes
+    """Signs the app's requests for work."""
+
+
 class EngineError(Exception):
     """A simulation's engine failed; the text says why."""
 
 
-def runtime_client(address: str, token: str = "") -> RuntimeHttpClient:
+def runtime_client(address: str, token: str = "", lock: Lock | None = None) -> RuntimeHttpClient:
     """Return a client of the Runtime API of a SuperNode on this machine.
 
-    ``address`` is ``host:port``; ``token`` is that of the task that the requests are about, or
-    empty.
+    Parameters
+    ----------
+    address
+        ``host:port``.
+    token
+        That of the task that the requests are about, or empty.
+    lock
+        How the SuperNode and its app know each other; None for a port without TLS.
     """
-    version = RuntimeVersionHttpInterceptor("rate-my-lora")
+    interceptors: list[Any] = [RuntimeVersionHttpInterceptor("rate-my-lora")]
+    if token:
+        interceptors.append(RuntimeTokenHttpInterceptor(token))
+    if lock is not None:
+        interceptors.append(
+            SuperExecAuthHttpInterceptor(master_secret=lock.secret, protected_methods=[ACQUIRE])
+        )
     return RuntimeHttpClient.from_server_address(
         address,
-        insecure=True,
-        root_certificates=None,
-        interceptors=[version, RuntimeTokenHttpInterceptor(token)] if token else [version],
+        insecure=lock is None,
+        root_certificates=lock and lock.certificate,
+        interceptors=interceptors,
     )
 
 
@@ -97,10 +137,70 @@ def is_waited_for(client: RuntimeHttpClient) -> bool:
 
 
 def pull_task(client: RuntimeHttpClient) -> tuple[Message, Context, Run]:
-    """Return the message, the context and the run of a task; the code that came is dropped."""
-    from flwr.supernode.runtime.run_clientapp import pull_task_input  # noqa: PLC0415
+    """Return the message, the context and the run of a task; the code that came is dropped.
 
-    message, context, run, _ = pull_task_input(client)
+    Content that is no message, or too large for one, is logged and left out.
+    """
+    # Read what came with a task
+    from flwr.common.serde import (  # noqa: PLC0415
+        context_from_proto,
+        message_from_proto,
+        run_from_proto,
+    )
+
+    # Ask for a task's message and for the objects that it consists of
+    from flwr.proto.message_pb2 import (  # noqa: PLC0415
+        ConfirmMessageReceivedRequest,
+        PullObjectRequest,
+    )
+
+    # Says which node asks
+    from flwr.proto.node_pb2 import Node  # noqa: PLC0415
+
+    # Ask for a task's run, and for its message
+    from flwr.proto.runtime_pb2 import (  # noqa: PLC0415
+        PullAppMessagesRequest,
+        PullTaskInputRequest,
+    )
+
+    # Names the objects of a message
+    from flwr.supercore.inflatable.inflatable_object import (  # noqa: PLC0415
+        iterate_object_tree,
+    )
+
+    # Makes a message of its objects
+    from flwr.supercore.inflatable.inflatable_utils import (  # noqa: PLC0415
+        inflate_object_from_contents,
+    )
+
+    task = client.PullTaskInput(PullTaskInputRequest())
+    context, run = context_from_proto(task.context), run_from_proto(task.run)
+    TaskIdentity.task_id, TaskIdentity.run_id = task.task_id, run.run_id
+    TaskIdentity.node_id = context.node_id
+    pulled = client.PullMessages(PullAppMessagesRequest())
+    message, tree = message_from_proto(pulled.messages_list[0]), pulled.message_object_trees[0]
+    message.metadata.__dict__["_message_id"] = tree.object_id
+    about = {"node": Node(node_id=context.node_id), "run_id": context.run_id}
+    try:
+        contents: dict[str, bytes] = {}
+        for found in iterate_object_tree(tree):
+            request = PullObjectRequest(object_id=found.object_id, **about)
+            contents[found.object_id] = client.PullObject(request).object_content
+            if len(contents) > MOST_OBJECTS or sum(map(len, contents.values())) > MOST_BYTES:
+                raise ValueError("too many or too large objects")
+        inflated = inflate_object_from_contents(tree.object_id, contents)
+        if not isinstance(inflated, Message):
+            raise TypeError(f"found a {type(inflated).__name__}")
+        message.content = inflated.content
+    except httpx.HTTPError:  # of the SuperNode
+        raise
+    except Exception as error:  # hostile bytes raise anything
+        log(ERROR, "a message cannot be read: %s", clean(error))
+        if not message.has_error():
+            message.content = RecordDict()
+    client.ConfirmMessageReceived(
+        ConfirmMessageReceivedRequest(message_object_id=tree.object_id, **about)
+    )
     return message, context, run
 
 
