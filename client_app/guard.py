@@ -13,6 +13,7 @@ from logging import ERROR
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.common import log
 
+from cardiac.splits import TooFewPatientsError
 from client_app import envelope, limits
 from client_app.assembly import NotHeldError, layer_shapes
 from client_app.audit import IN, OUT, PASSED, AuditLog, RequestId
@@ -22,6 +23,7 @@ from common.errors import UserError
 from common.messages import (
     CANNOT,
     REFUSED,
+    TOO_FEW,
     UNEXPECTED,
     Description,
     Failure,
@@ -63,8 +65,9 @@ def guard(message: Message, context: Context, serve: Serve, refusal: str = "") -
         audit = None if settings.simulated else AuditLog(settings.audit_path())
         name = _request_id(message, context)
         fault = "" if refusal else _fault(message, settings)  # 1
+        came = ""
         if audit is not None:  # 2
-            audit.write(name, IN, f"refused: {fault}" if fault else PASSED, message)
+            came = audit.write(name, IN, f"refused: {fault}" if fault else PASSED, message)
         request: Request | None = None
         try:
             if refusal:
@@ -79,6 +82,7 @@ def guard(message: Message, context: Context, serve: Serve, refusal: str = "") -
         verdict = PASSED
         try:
             check_reply(request, content, any_sentence=simulated)  # 8
+            messages.seal(content, came)
         except ReplyError as error:
             verdict = f"refused: {error}"
             log(ERROR, "egress guard: %s reply refused: %s", name.kind, error)
@@ -87,6 +91,7 @@ def guard(message: Message, context: Context, serve: Serve, refusal: str = "") -
             audit.write(name, OUT, verdict, Message(content, reply_to=message))
         if verdict != PASSED:
             content = Failure(REFUSED).to_record()
+            messages.seal(content, came)
     except Exception as error:  # the site's settings are wrong, or its log cannot be written
         content = _failure(error, simulated=simulated)
     return Message(content, reply_to=message)
@@ -113,7 +118,8 @@ def _failure(error: Exception, *, simulated: bool) -> RecordDict:
     if isinstance(error, UserError):
         log(ERROR, "%s", clean(error, LONGEST_ERROR))
         may_leave = simulated or isinstance(error, LimitError | NotHeldError)
-        return Failure(str(error) if may_leave else CANNOT).to_record()
+        fixed = TOO_FEW if isinstance(error, TooFewPatientsError) else CANNOT
+        return Failure(str(error) if may_leave else fixed).to_record()
     log(ERROR, "unexpected error", exc_info=error)
     reason = f"{UNEXPECTED} ({type(error).__name__})" if simulated else UNEXPECTED
     return Failure(reason).to_record()
@@ -132,24 +138,27 @@ def check_reply(
     ReplyError
         The reply holds something else, or lacks something.
     """
+    content, _ = messages.unsealed(content)  # of a stored reply
     if (failure := Failure.found_in(content)) is not None:
         if content != failure.to_record():
             raise ReplyError("an error text and something beside it")
         if not any_sentence:
             failure.check()
         return
+    found: messages.Reply
     match request:
         case messages.Describe():
-            Description.from_record(content)
+            found = Description.from_record(content)
         case messages.Train():
             expected = expected_tensors(request)
-            Update.from_record(content, lambda arrays: _read_exactly(arrays, expected))
+            found = Update.from_record(content, lambda arrays: _read_exactly(arrays, expected))
         case messages.Validate():
-            Validation.from_record(content, len(request.others))
+            found = Validation.from_record(content, len(request.others))
         case messages.Test():
-            messages.TestScores.from_record(content)
+            found = messages.TestScores.from_record(content)
         case _:
             raise ReplyError("an answer to what is no request")
+    found.check_decimals()
 
 
 def expected_tensors(request: Request) -> Mapping[str, tuple[int, ...]]:

@@ -126,7 +126,7 @@ def test_a_hash_that_is_none_is_refused(text: str) -> None:
 
 
 def sealed(message: Message, text: str) -> Message:
-    messages.seal(message.content, text)
+    message.content[messages.CONFIG] = ConfigRecord({messages.AUDIT: text})
     return message
 
 
