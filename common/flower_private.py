@@ -148,11 +148,8 @@ def pull_task(client: RuntimeHttpClient) -> tuple[Message, Context, Run]:
         run_from_proto,
     )
 
-    # Ask for a task's message and for the objects that it consists of
-    from flwr.proto.message_pb2 import (  # noqa: PLC0415
-        ConfirmMessageReceivedRequest,
-        PullObjectRequest,
-    )
+    # Says that a message came
+    from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest  # noqa: PLC0415
 
     # Says which node asks
     from flwr.proto.node_pb2 import Node  # noqa: PLC0415
@@ -168,9 +165,15 @@ def pull_task(client: RuntimeHttpClient) -> tuple[Message, Context, Run]:
         iterate_object_tree,
     )
 
-    # Makes a message of its objects
+    # Asks for an object
+    from flwr.supercore.inflatable.inflatable_protobuf_utils import (  # noqa: PLC0415
+        make_pull_object_fn_protobuf,
+    )
+
+    # Ask for objects until the SuperNode has them, and make a message of them
     from flwr.supercore.inflatable.inflatable_utils import (  # noqa: PLC0415
         inflate_object_from_contents,
+        pull_objects,
     )
 
     task = client.PullTaskInput(PullTaskInputRequest())
@@ -180,15 +183,22 @@ def pull_task(client: RuntimeHttpClient) -> tuple[Message, Context, Run]:
     pulled = client.PullMessages(PullAppMessagesRequest())
     message, tree = message_from_proto(pulled.messages_list[0]), pulled.message_object_trees[0]
     message.metadata.__dict__["_message_id"] = tree.object_id
-    about = {"node": Node(node_id=context.node_id), "run_id": context.run_id}
+    node, left = Node(node_id=context.node_id), MOST_BYTES
+    pull = make_pull_object_fn_protobuf(client.PullObject, node, context.run_id)
+
+    def bounded(object_id: str) -> bytes:
+        nonlocal left
+        content = pull(object_id)
+        left -= len(content)
+        if left < 0:
+            raise ValueError(f"more than {MOST_BYTES} bytes")
+        return content
+
     try:
-        contents: dict[str, bytes] = {}
-        for found in iterate_object_tree(tree):
-            request = PullObjectRequest(object_id=found.object_id, **about)
-            contents[found.object_id] = client.PullObject(request).object_content
-            if len(contents) > MOST_OBJECTS or sum(map(len, contents.values())) > MOST_BYTES:
-                raise ValueError("too many or too large objects")
-        inflated = inflate_object_from_contents(tree.object_id, contents)
+        ids = [found.object_id for found in iterate_object_tree(tree)]
+        if len(ids) > MOST_OBJECTS:
+            raise ValueError(f"{len(ids)} objects, expected at most {MOST_OBJECTS}")
+        inflated = inflate_object_from_contents(tree.object_id, pull_objects(ids, bounded))
         if not isinstance(inflated, Message):
             raise TypeError(f"found a {type(inflated).__name__}")
         message.content = inflated.content
@@ -199,7 +209,9 @@ def pull_task(client: RuntimeHttpClient) -> tuple[Message, Context, Run]:
         if not message.has_error():
             message.content = RecordDict()
     client.ConfirmMessageReceived(
-        ConfirmMessageReceivedRequest(message_object_id=tree.object_id, **about)
+        ConfirmMessageReceivedRequest(
+            node=node, run_id=context.run_id, message_object_id=tree.object_id
+        )
     )
     return message, context, run
 
