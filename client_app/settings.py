@@ -8,7 +8,9 @@ from cardiac.splits import Cohorts
 from common import messages
 from common.config import HIGHEST_SEED, RunConfig
 from common.errors import UserError
+from common.files import cut_name
 from common.options import Check, Value, option, parse
+from common.text import A_NAME, is_name
 
 REQUESTS = {messages.TRAIN: "train", messages.VALIDATE: "validate", messages.TEST: "test"}
 """The word in ``serves`` for each kind of request that a site may decline."""
@@ -85,8 +87,8 @@ class SiteSettings:
         requests = list(REQUESTS.values())
         wrong = sorted(self.served() - set(requests)) or [self.serves]
         return [
-            ("site", self.name or None, bool(self.name) or self.simulated,
-             "the name of this site's data"),
+            ("site", self.name or None, is_name(self.name) or (self.simulated and not self.name),
+             f"the name of this site's data, {A_NAME}"),
             ("serves", wrong[0], bool(self.served()) and self.served() <= set(requests),
              f"some of {', '.join(requests)}"),
         ]  # fmt: skip
@@ -109,7 +111,7 @@ class SiteSettings:
 
     def audit_name(self) -> str:
         """Return the audit log's file name where ``audit-log`` is not set."""
-        return f"audit-{self.name.replace('/', '-')}.jsonl"
+        return f"audit-{cut_name(self.name.replace('/', '-'))}.jsonl"
 
     def audit_path(self) -> Path:
         """Return the path of the audit log."""

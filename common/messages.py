@@ -21,6 +21,7 @@ from common.errors import UserError
 from common.labels import STRUCTURES
 from common.method import BOTH, Half
 from common.options import Value, keys_of, option, parse, to_flat
+from common.text import A_NAME, clean, is_name
 from common.weights import Parameters
 
 # The names of the records in a message.
@@ -46,7 +47,6 @@ TEST = "evaluate.test"
 
 SERVER = "message from the server"
 """The source that errors about a request name."""
-SITE_NAME = re.compile(r"[^\x00-\x1f]{1,100}")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 CANNOT = "it cannot; the site's own log says why"
@@ -290,15 +290,13 @@ class Description(Reply):
         config = content.get(CONFIG)
         if not isinstance(config, ConfigRecord):
             raise ReplyError("the reply does not describe the site")
-        patterns = {"site": SITE_NAME, "base-sha256": SHA256}
-        check_names("config", config, patterns)
-        for key, pattern in patterns.items():
-            value = config.get(key)
-            if not isinstance(value, str):
-                raise ReplyError(f"{key} is {value!r}, expected a str")
-            if not pattern.fullmatch(value):
-                raise ReplyError(f"{key} does not match {pattern.pattern}")
-        return cls(config["site"], config["base-sha256"], **cls._read(content, {CONFIG}))  # type: ignore[arg-type]
+        check_names("config", config, {"site", "base-sha256"})
+        name, sha256 = config.get("site"), config.get("base-sha256")
+        if not is_name(name):
+            raise ReplyError(f"site is {clean(repr(name))}, expected {A_NAME}")
+        if not (isinstance(sha256, str) and SHA256.fullmatch(sha256)):
+            raise ReplyError(f"base-sha256 is {clean(repr(sha256))}, expected a SHA-256")
+        return cls(name, sha256, **cls._read(content, {CONFIG}))
 
 
 @dataclass(frozen=True)
@@ -437,8 +435,8 @@ class Failure:
         config = content.get(CONFIG)
         if not (isinstance(config, ConfigRecord) and ERROR in config):
             return None
-        site = str(config.get("site", ""))
-        return cls(str(config[ERROR]), site if SITE_NAME.fullmatch(site) else "")
+        site = config.get("site")
+        return cls(str(config[ERROR]), site if is_name(site) else "")
 
 
 def seal(content: RecordDict, sha256: str) -> None:

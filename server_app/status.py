@@ -11,7 +11,10 @@ from typing import Any
 from common.errors import UserError
 from common.files import write_text
 from common.options import option, parse
+from common.text import clean
 
+ERROR_LENGTH = 2000
+"""Most letters of an error; it may have a reason of each site."""
 RUNNING, FINISHED, FAILED, STOPPED = "running", "finished", "failed", "stopped"
 
 
@@ -36,6 +39,9 @@ class Status:
     """The server's process on ``host``."""
     error: str = ""
     """Why the run failed."""
+    saved: bool = True
+    """Whether the folder's other files are this run's; until its first round is saved they are
+    those of an earlier run."""
 
     def killed(self) -> bool:
         """Tell whether the server's process ended while "running"; only its own host can know."""
@@ -54,17 +60,22 @@ class Status:
 class StatusFile:
     """Writes ``status.json`` at the start of a run and whenever its status changes."""
 
-    def __init__(self, path: Path, rounds: int) -> None:
+    def __init__(self, path: Path, rounds: int, *, saved: bool = True) -> None:
         self.path = path
         now = time.time()
         self.status = Status(
-            rounds, started=now, since=now, host=socket.gethostname(), pid=os.getpid()
+            rounds, started=now, since=now, host=socket.gethostname(), pid=os.getpid(), saved=saved
         )
         self._write()
 
     def phase(self, server_round: int, phase: str) -> None:
         """Note that a phase begins."""
         self._update(round=server_round, phase=phase)
+
+    def save(self) -> None:
+        """Note that the folder's files are this run's."""
+        if not self.status.saved:
+            self._update(saved=True)
 
     def finish(self) -> None:
         """Note that the run ended as planned."""
@@ -76,7 +87,7 @@ class StatusFile:
 
     def fail(self, error: BaseException) -> None:
         """Note that an error ended the run."""
-        self._update(state=FAILED, error=str(error) or type(error).__name__)
+        self._update(state=FAILED, error=clean(error, ERROR_LENGTH) or type(error).__name__)
 
     def _update(self, **changes: Any) -> None:
         self.status = replace(self.status, since=time.time(), **changes)

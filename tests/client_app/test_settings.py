@@ -93,6 +93,19 @@ def test_the_audit_log_is_where_it_is_said_or_in_the_cache(
     assert said.audit_path() == Path("/home/anna/log.jsonl")
 
 
+@pytest.mark.parametrize("name", ["A\nB", "x" * 101, " ", "\x1b[2K"])
+def test_a_name_that_no_server_takes_is_refused_at_the_site(name: str) -> None:
+    with pytest.raises(UserError, match="the name of this site's data, 1 to 100 printable letters"):
+        SiteSettings.from_node({"site": name})
+
+
+def test_the_audit_log_of_a_long_name_can_be_made(tmp_path: Path) -> None:
+    names = [SiteSettings.from_node({"site": "東" * 99 + end}).audit_name() for end in "京都"]
+    for name in names:
+        (tmp_path / name).touch()
+    assert len(set(names)) == 2
+
+
 def test_an_audit_log_stays_in_its_folder_whatever_the_site_is_called() -> None:
     name = SiteSettings.from_node({"site": "../St. Anna/GE"}).audit_name()
     assert Path(name).name == name
