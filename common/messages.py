@@ -51,15 +51,22 @@ CANNOT = "it cannot; the site's own log says why"
 UNEXPECTED = "unexpected error; the site's own log says where"
 REFUSED = "the site's egress guard refused the reply"
 NOT_HELD = "this site does not hold "
+NOT_APPROVED = "this site has not approved the run"
+ANSWERED = "this site answered another request for this round, or for a later one"
+TOO_FAR = "the adapter is too far from what this site trained last"
+ASKED = "{} {} are asked, this site allows {}"
+"""A number, what is counted and the site's limit of it."""
 NUMBERED = (
     r"rank \d+ is asked, this site allows \d+",
-    r"\d+ epochs are asked, this site allows \d+",
+    r"\d+ (epochs|rounds|messages|adapters to rate|MiB) are asked, this site allows \d+",
+    r"this run does not ask for a (train|validate|test) of round \d+",
     r"the run is of (another app|version [\w.+]+), this site has version [\w.+]+",
     r"all weights are asked, this site sends adapters alone",
     r"this site does not serve (train|validate|test)",
     NOT_HELD + r"(the \d+ merges so far|its factors of round \d+)",
 )
-SENTENCES = re.compile("|".join((*map(re.escape, (CANNOT, UNEXPECTED, REFUSED)), *NUMBERED)))
+FIXED = (CANNOT, UNEXPECTED, REFUSED, NOT_APPROVED, ANSWERED, TOO_FAR)
+SENTENCES = re.compile("|".join((*map(re.escape, FIXED), *NUMBERED)))
 """The only sentences in which a site says what is wrong; its own log names files and patients."""
 
 R = TypeVar("R", bound="Reply")

@@ -2,6 +2,7 @@
 
 import time
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from logging import INFO, WARNING
 
@@ -11,7 +12,7 @@ from flwr.serverapp import Grid
 
 from common.config import RunConfig
 from common.errors import UserError
-from common.messages import Describe, Description, ReplyError, read_reply
+from common.messages import NOT_APPROVED, Describe, Description, ReplyError, read_reply
 from strategies.ranks import assign_ranks
 from strategies.state import RunState
 
@@ -20,6 +21,11 @@ MEET_S = 30
 """Seconds that a round waits for new nodes to describe themselves."""
 ASK_AGAIN_S = 120.0
 """Seconds after which a node that did not describe itself is asked again."""
+ASK_APPROVAL_S = 30.0
+"""Seconds after which a site that has not approved the run is asked again."""
+
+OnWait = Callable[[Sequence[str]], None]
+"""Called with the sites that have not approved the run whenever these are others than before."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +54,9 @@ class Roster:
         The run's state: its id, and the ranks by site name, which :meth:`gather` fills.
     """
 
-    def __init__(self, config: RunConfig, state: RunState) -> None:
+    def __init__(self, config: RunConfig, state: RunState, on_wait: OnWait = len) -> None:
         self.config = config
+        self.on_wait = on_wait
         self.members: dict[int, Member] = {}  # by node: all that were admitted and not replaced
         self.run_id = state.run_id
         self.ranks = state.ranks
@@ -59,9 +66,10 @@ class Roster:
         self._connected: set[int] = set()
         self._away: set[int] = set()  # members that left and were not asked since they came back
         self._silent: dict[int, float] = {}  # by node, when to ask again
+        self._unapproved: dict[int, str] = {}  # by node, the sites that have not approved the run
 
     def gather(self, grid: Grid) -> None:
-        """Wait for the run's sites, ask each to describe itself and fix their ranks.
+        """Wait for the run's sites and their approval, and fix the ranks.
 
         Raises
         ------
@@ -76,6 +84,10 @@ class Roster:
                 break
             time.sleep(POLL_S)
         online = self.online(grid, federation.round_timeout_s)
+        deadline = time.monotonic() + federation.approval_wait_s
+        while len(online) < federation.sites and self._unapproved and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+            online = self.online(grid)
         if len(online) < federation.min_sites:
             why = "; ".join(f"{site}: {reason}" for site, reason in self.refusals)
             why = why or f"{len(nodes)} connected within {federation.wait_s} s"
@@ -103,6 +115,7 @@ class Roster:
         self._connected = nodes
         now = time.monotonic()
         self._silent = {n: until for n, until in self._silent.items() if n in nodes and now < until}
+        self._now_unapproved({n: site for n, site in self._unapproved.items() if n in nodes})
         known = set(self.members) - self._away
         if new := nodes - known - self._turned_away - set(self._silent):
             self._meet(grid, nodes, sorted(new), patience_s)
@@ -123,6 +136,7 @@ class Roster:
         registered = {info.node_id: info.name for info in grid.get_nodes() if info.name}
         self._turned_away.update(new)  # until they are admitted or some node leaves
         silent = set(new)
+        unapproved = {n: site for n, site in self._unapproved.items() if n not in silent}
         described: list[Member] = []
         for reply in replies:
             node = reply.metadata.src_node_id
@@ -133,12 +147,18 @@ class Roster:
                 described.append(Member(node, read_reply(reply, Description.from_record)))
             except ReplyError as error:
                 name = error.site or registered.get(node) or f"node {node}"
-                self.refusals.append((name, str(error)))
+                if str(error) == NOT_APPROVED:
+                    unapproved[node] = name
+                if self._unapproved.get(node) != name:  # else it is on record already
+                    self.refusals.append((name, str(error)))
         self.refusals += [
             (registered.get(node) or f"node {node}", "no answer") for node in sorted(silent)
         ]
-        self._turned_away -= silent
-        self._silent |= dict.fromkeys(silent, time.monotonic() + ASK_AGAIN_S)
+        now = time.monotonic()
+        self._turned_away -= silent | set(unapproved)
+        self._silent |= dict.fromkeys(silent, now + ASK_AGAIN_S)
+        self._silent |= dict.fromkeys(set(unapproved) & set(new), now + ASK_APPROVAL_S)
+        self._now_unapproved(unapproved)
         described.sort(key=lambda site: (site.name, site.node_id))  # not by who answered first
         if not self.base_sha256 and described:  # take the base file that most sites have
             found = Counter(site.facts.base_sha256 for site in described)
@@ -149,6 +169,14 @@ class Roster:
                 self._turned_away.discard(site.node_id)
             except ReplyError as error:
                 self.refusals.append((site.name, str(error)))
+
+    def _now_unapproved(self, unapproved: dict[int, str]) -> None:
+        before = sorted(self._unapproved.values())
+        self._unapproved, now = unapproved, sorted(unapproved.values())
+        if now != before:
+            if now:
+                log(INFO, "waiting for approval by %s", ", ".join(now))
+            self.on_wait(now)
 
     def _admit(self, site: Member, connected: set[int]) -> None:
         for node, other in list(self.members.items()):
