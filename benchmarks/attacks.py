@@ -13,13 +13,13 @@ from flwr.app import ArrayRecord, Context, Message
 from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
-from client_app import app as shipped
-from client_app.guard import App
+from client_app.app import answer
 from common import messages, records
 
 Values = NDArray[np.float32]
 Poison = Callable[[str, Values, Values, np.random.Generator], Values]
 """Maps a factor's name, the values received, the trained values and a generator to values sent."""
+App = Callable[[Message, Context], Message]
 Lie = Callable[[int, float, random.Random], float]
 """Maps the round, the true Dice and a generator to the Dice that the site reports."""
 
@@ -80,7 +80,7 @@ def poisoned(attack: str, start: ArrayRecord, own: ArrayRecord, seed: int) -> Ar
 
 
 app = ClientApp(mods=[misbehave])
-app.query("describe")(shipped.describe)
-app.train()(shipped.train)
-app.evaluate()(shipped.validate)
-app.evaluate("test")(shipped.test)
+app.query("describe")(answer)
+app.train()(answer)
+app.evaluate()(answer)
+app.evaluate("test")(answer)

@@ -1,21 +1,21 @@
-"""The egress guard: checks every reply before it leaves the site, and logs every message.
+"""The guard of a site: judges every message that comes, checks every reply that leaves, logs both.
 
-It wraps the whole ClientApp as a Flower mod. What a reply may hold follows from the request alone:
-the tensors of an adapter, or of all weights, that the request asks for, the numbers that
-:mod:`common.messages` lists, or one of its few fixed sentences when something went wrong. In place
-of any other reply the server gets the sentence that the guard refused it. Every message is in the
-site's audit log before it goes on.
+:func:`guard` takes a message through its steps in their order. What a reply may hold follows from
+the request alone: the tensors of an adapter, or of all weights, that the request asks for, the
+numbers that :mod:`common.messages` lists, or one of its few fixed sentences when something went
+wrong. In place of any other reply the server gets the sentence that the guard refused it. Every
+message is in the site's audit log before it goes on.
 """
 
 from collections.abc import Callable, Mapping
 from logging import ERROR
 
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.common import log
 
-from client_app.assembly import layer_shapes
+from client_app.assembly import NotHeldError, layer_shapes
 from client_app.audit import IN, OUT, PASSED, AuditLog, RequestId
-from client_app.settings import SiteSettings
+from client_app.settings import LimitError, SiteSettings
 from common import messages, records
 from common.errors import UserError
 from common.messages import (
@@ -32,67 +32,120 @@ from common.messages import (
 from common.model import skeleton, weight_shapes
 from common.weights import Weights
 
-App = Callable[[Message, Context], Message]
+Serve = Callable[[SiteSettings, Request], RecordDict]
+"""Does what a request asks for, within the site's settings; returns the content of the reply."""
 
 
-def guard(message: Message, context: Context, call_next: App) -> Message:
-    """Pass a request to the app and its checked reply on, and log both; a Flower client mod."""
+def guard(message: Message, context: Context, serve: Serve, refusal: str = "") -> Message:
+    """Judge a message, let the app serve it, check the reply and return it; log both.
+
+    Whatever is raised on the way is logged and answered with a fixed sentence; in a simulation,
+    where the server and the site have the same user, with the text of the error.
+
+    Parameters
+    ----------
+    message
+        A message of any type and content.
+    context
+        Flower's context, whose node configuration holds the site's settings.
+    serve
+        The app.
+    refusal
+        The sentence that answers the message unread, as it is of another version; empty to read it.
+    """
+    simulated = "partition-id" in context.node_config
     try:
         settings = SiteSettings.from_node(context.node_config)
-        request = _request_id(message, context)
         audit = None if settings.simulated else AuditLog(settings.audit_path())
-        if audit is not None:
-            audit.write(request, IN, PASSED, message)
-        reply = call_next(message, context)
+        name = _request_id(message, context)
+        fault = "" if refusal else envelope_fault(message)  # 1
+        if audit is not None:  # 2
+            audit.write(name, IN, f"refused: {fault}" if fault else PASSED, message)
+        request: Request | None = None
         try:
-            check_reply(message, reply, any_sentence=settings.simulated)
-            verdict = PASSED
+            if refusal:
+                content = Failure(refusal, settings.name).to_record()
+            elif fault:
+                raise UserError(f"{messages.SERVER}: {fault}")
+            else:
+                request = messages.read_request(message)  # 3
+                content = _served(settings, request, serve)
+        except Exception as error:
+            content = _failure(error, simulated=simulated)
+        verdict = PASSED
+        try:
+            check_reply(request, content, any_sentence=simulated)  # 8
         except ReplyError as error:
             verdict = f"refused: {error}"
-            log(ERROR, "egress guard: %s reply refused: %s", request.kind, error)
+            log(ERROR, "egress guard: %s reply refused: %s", name.kind, error)
+        # 9, the ledger stores the reply
         if audit is not None:
-            audit.write(request, OUT, verdict, reply)
-        if verdict == PASSED:
-            return reply
-        return Message(Failure(REFUSED).to_record(), reply_to=message)
-    except UserError as error:  # the site's settings are wrong, or its log cannot be written
+            audit.write(name, OUT, verdict, Message(content, reply_to=message))
+        if verdict != PASSED:
+            content = Failure(REFUSED).to_record()
+    except Exception as error:  # the site's settings are wrong, or its log cannot be written
+        content = _failure(error, simulated=simulated)
+    return Message(content, reply_to=message)
+
+
+def envelope_fault(message: Message) -> str:
+    """Return what is wrong with a message's type, records or sizes, before any of it is parsed."""
+    kind = message.metadata.message_type
+    if kind not in messages.REQUESTS:
+        return f"found {kind!r}, expected one of {[*messages.REQUESTS]}"
+    return ""
+
+
+def _served(settings: SiteSettings, request: Request, serve: Serve) -> RecordDict:
+    """Return the content of the reply to a request that was read, for steps 4 to 7."""
+    settings.check(request.kind, request.config, request.site_rank)  # 4, the site's limits
+    # 5, has the site approved the run?
+    # 6, the ledger: the stored reply to an identical request, or an error for one out of order
+    return serve(settings, request)  # 7
+
+
+def _failure(error: Exception, *, simulated: bool) -> RecordDict:
+    """Log an error and return the reply that says as much of it as may leave."""
+    if isinstance(error, UserError):
         log(ERROR, "%s", error)
-        reason = str(error) if "partition-id" in context.node_config else CANNOT
-        return Message(Failure(reason).to_record(), reply_to=message)
-    except Exception as error:
-        log(ERROR, "unexpected error", exc_info=error)
-        return Message(Failure(UNEXPECTED).to_record(), reply_to=message)
+        may_leave = simulated or isinstance(error, LimitError | NotHeldError)
+        return Failure(str(error) if may_leave else CANNOT).to_record()
+    log(ERROR, "unexpected error", exc_info=error)
+    reason = f"{UNEXPECTED} ({type(error).__name__})" if simulated else UNEXPECTED
+    return Failure(reason).to_record()
 
 
-def check_reply(message: Message, reply: Message, *, any_sentence: bool = False) -> None:
-    """Check that a reply holds what the request ``message`` asks for and nothing else.
+def check_reply(
+    request: Request | None, content: RecordDict, *, any_sentence: bool = False
+) -> None:
+    """Check that a reply holds what a request asks for and nothing else.
 
-    With ``any_sentence`` an error text may name files, as in a simulation.
+    A message that is no request (None) may only be answered with a sentence. With ``any_sentence``
+    an error text may name files, as in a simulation.
 
     Raises
     ------
     ReplyError
         The reply holds something else, or lacks something.
     """
-    if reply.has_error():
-        raise ReplyError("an error text of Flower's own")
-    content = reply.content
     if (failure := Failure.found_in(content)) is not None:
         if content != failure.to_record():
             raise ReplyError("an error text and something beside it")
         if not any_sentence:
             failure.check()
         return
-    match messages.read_request(message):
+    match request:
         case messages.Describe():
             Description.from_record(content)
-        case messages.Train() as request:
+        case messages.Train():
             expected = expected_tensors(request)
             Update.from_record(content, lambda arrays: _read_exactly(arrays, expected))
-        case messages.Validate() as request:
+        case messages.Validate():
             Validation.from_record(content, len(request.others))
         case messages.Test():
             messages.TestScores.from_record(content)
+        case _:
+            raise ReplyError("an answer to what is no request")
 
 
 def expected_tensors(request: Request) -> Mapping[str, tuple[int, ...]]:

@@ -15,11 +15,9 @@ from importlib import metadata
 from logging import ERROR, INFO, WARNING
 
 import httpx
-from flwr.app import Context, Message
 from flwr.common import log
 
-from client_app.app import app
-from client_app.guard import App, guard
+from client_app.app import answer
 from client_app.site import open_site
 from common.flower_private import (
     HeartbeatSender,
@@ -30,7 +28,6 @@ from common.flower_private import (
     push_answer,
     runtime_client,
 )
-from common.messages import Failure
 
 PACKAGE = "rate-my-lora"
 POLL_S = 0.5
@@ -75,8 +72,9 @@ class Runner:
                 open_site.cache_clear()
                 self.run_id = run.run_id
             wrong = version_error(run.fab_id, run.fab_version)
-            reply = guard(message, context, _refuse(wrong)) if wrong else app(message, context)
-            push_answer(client, reply, context)
+            if wrong:
+                log(ERROR, "%s", wrong)
+            push_answer(client, answer(message, context, wrong), context)
         finally:
             heartbeat.stop()
             client.close()
@@ -108,17 +106,6 @@ def version_error(app_id: str, version: str) -> str:
         return ""
     found = f"version {version}" if same else "another app"
     return f"the run is of {found}, this site has version {installed}"
-
-
-def _refuse(reason: str) -> App:
-    """Log a reason; return an app that answers every message with it and with the site's name."""
-    log(ERROR, "%s", reason)
-
-    def refuse(message: Message, context: Context) -> Message:
-        failure = Failure(reason, str(context.node_config.get("site", "")))
-        return Message(failure.to_record(), reply_to=message)
-
-    return refuse
 
 
 def wait_until_ready(address: str, alive: Callable[[], bool]) -> bool:
