@@ -147,7 +147,7 @@ def join(
     """Register a new key for a site and start ``rate-my-lora join``, as a hospital does.
 
     ``settings`` are the keys of the site's file, without the certificate, the private key, the
-    cache and the local port, which are filled in here.
+    cache and the local port, which are filled in here, and ``approve``, which is ``any``.
     """
     site = str(settings["site"])
     key, file = running.folder / f"{site}.key", running.folder / f"{site}.toml"
@@ -158,6 +158,7 @@ def join(
         "root-certificates": str(tls.root),
         "private-key": str(key),
         "cache-dir": str(running.folder / "cache"),
+        "approve": "any",
     }
     text = tomli_w.dumps({**places, "local-port": local_port, **settings})
     file.write_text(text, encoding="utf-8")

@@ -39,10 +39,11 @@ _shown: set[str] = set()  # codes of the runs that this process printed
 
 
 class NotApprovedError(LimitError):
-    """The site has not approved the run."""
+    """The site, whose name is ``site``, has not approved the run."""
 
-    def __init__(self) -> None:
+    def __init__(self, site: str) -> None:
         super().__init__(NOT_APPROVED)
+        self.site = site
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ class Approvals:
             _shown.add(proposal.code)
             console.print("\n".join(self.lines(proposal, decided)))
         if decided != APPROVED:
-            raise NotApprovedError
+            raise NotApprovedError(self.settings.name)
 
     def decision(self, code: str) -> str:
         """Return ``approved``, ``withdrawn`` or, where nothing is decided, ``waits``."""
@@ -141,7 +142,7 @@ class Approvals:
             PENDING: f"waits; to approve it: {words}",
         }[decided]
         rows = {"state": then, "configuration": f"SHA-256 {proposal.hash}", **_asks(proposal)}
-        return [f"run {proposal.run}", *(f"  {key:<15}{value}" for key, value in rows.items())]
+        return [f"run {proposal.run}", *(f"  {key:<16}{value}" for key, value in rows.items())]
 
     def _beforehand(self, proposal: Proposal) -> bool:
         """Whether the site's file approves the run: the first of a listed hash, or of a run id.

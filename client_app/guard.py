@@ -13,8 +13,10 @@ from logging import ERROR
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.common import log
 
+from client_app.approval import NotApprovedError
 from client_app.assembly import NotHeldError, layer_shapes
 from client_app.audit import IN, OUT, PASSED, AuditLog, RequestId
+from client_app.ledger import Ledger, open_ledger
 from client_app.settings import LimitError, SiteSettings
 from common import messages, records
 from common.errors import UserError
@@ -62,6 +64,7 @@ def guard(message: Message, context: Context, serve: Serve, refusal: str = "") -
         if audit is not None:  # 2
             audit.write(name, IN, f"refused: {fault}" if fault else PASSED, message)
         request: Request | None = None
+        ledger: Ledger | None = None
         try:
             if refusal:
                 content = Failure(refusal, settings.name).to_record()
@@ -69,16 +72,24 @@ def guard(message: Message, context: Context, serve: Serve, refusal: str = "") -
                 raise UserError(f"{messages.SERVER}: {fault}")
             else:
                 request = messages.read_request(message)  # 3
-                content = _served(settings, request, serve)
+                settings.check(request.kind, request.config, request.site_rank)  # 4
+                stored = None
+                if not settings.simulated:
+                    ledger = open_ledger(settings, request)  # 5
+                    stored = ledger.answered(request)  # 6
+                content = stored or serve(settings, request)  # 7
         except Exception as error:
             content = _failure(error, simulated=simulated)
         verdict = PASSED
         try:
             check_reply(request, content, any_sentence=simulated)  # 8
+            if request is not None and ledger is not None:
+                ledger.keep(request, content)  # 9
         except ReplyError as error:
             verdict = f"refused: {error}"
             log(ERROR, "egress guard: %s reply refused: %s", name.kind, error)
-        # 9, the ledger stores the reply
+        except Exception as error:
+            content = _failure(error, simulated=simulated)
         if audit is not None:
             audit.write(name, OUT, verdict, Message(content, reply_to=message))
         if verdict != PASSED:
@@ -96,20 +107,13 @@ def envelope_fault(message: Message) -> str:
     return ""
 
 
-def _served(settings: SiteSettings, request: Request, serve: Serve) -> RecordDict:
-    """Return the content of the reply to a request that was read, for steps 4 to 7."""
-    settings.check(request.kind, request.config, request.site_rank)  # 4, the site's limits
-    # 5, has the site approved the run?
-    # 6, the ledger: the stored reply to an identical request, or an error for one out of order
-    return serve(settings, request)  # 7
-
-
 def _failure(error: Exception, *, simulated: bool) -> RecordDict:
     """Log an error and return the reply that says as much of it as may leave."""
     if isinstance(error, UserError):
         log(ERROR, "%s", error)
         may_leave = simulated or isinstance(error, LimitError | NotHeldError)
-        return Failure(str(error) if may_leave else CANNOT).to_record()
+        site = error.site if isinstance(error, NotApprovedError) else ""
+        return Failure(str(error) if may_leave else CANNOT, site).to_record()
     log(ERROR, "unexpected error", exc_info=error)
     reason = f"{UNEXPECTED} ({type(error).__name__})" if simulated else UNEXPECTED
     return Failure(reason).to_record()

@@ -18,14 +18,14 @@ from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from flwr.common import Array
 from safetensors import SafetensorError, safe_open
 
-from client_app.approval import Proposal, upload_bytes
-from client_app.memory import Memory
+from client_app.approval import Proposal, require_approval, upload_bytes
+from client_app.memory import Memory, memory_folder
 from client_app.settings import LimitError, SiteSettings
 from common import messages, records
 from common.config import RunConfig
 from common.errors import UserError
 from common.files import write_text
-from common.messages import ANSWERED, ASKED, Request, Train, Validate
+from common.messages import ANSWERED, ASKED, Failure, Request, Train, Validate
 from common.options import option, parse, to_flat
 from common.tensor_files import write_tensors
 
@@ -73,6 +73,7 @@ class Ledger:
         folder = Path(settings.cache_dir).expanduser() / "ledger"
         self.path = folder / f"{memory.folder.name}.json"
         self.book = self._read()
+        self.repeated = False  # whether the reply to the present request is a stored one
 
     def answered(self, request: Request) -> RecordDict | None:
         """Count a request; return the stored reply if it was answered before, else None.
@@ -92,6 +93,7 @@ class Ledger:
         self._within(len(request.others), "adapters to rate", self.settings.max_others)
         name = _name(request)
         if name in self.book.replies and self.book.replies[name][0] == self._digest(request):
+            self.repeated = True
             return self._load(name)
         if request.kind in PHASES:
             self._in_order(request)
@@ -101,7 +103,9 @@ class Ledger:
         return None
 
     def keep(self, request: Request, reply: RecordDict) -> None:
-        """Store a reply that is about to leave; return when it is on the disk.
+        """Store a new reply that is about to leave; return when it is on the disk.
+
+        A failure is not stored, as it answers nothing.
 
         Raises
         ------
@@ -110,6 +114,8 @@ class Ledger:
         UserError
             It cannot be written; then it must not leave.
         """
+        if self.repeated or Failure.found_in(reply) is not None:
+            return
         size = sum(map(records.payload_bytes, reply.array_records.values()))
         self._within_mib(self.book.bytes_out + size)
         name, book = _name(request), self.book
@@ -188,6 +194,21 @@ class Ledger:
     def _write(self) -> None:
         flat = to_flat(self.book)
         write_text(self.path, json.dumps([flat, _sha256(flat)], indent=1) + "\n")
+
+
+def open_ledger(settings: SiteSettings, request: Request) -> Ledger:
+    """Return the ledger of the run that a request belongs to, where the run is approved.
+
+    Raises
+    ------
+    NotApprovedError
+        It is not.
+    UserError
+        The site's base file, its cache folder or the ledger cannot be used.
+    """
+    proposal = require_approval(settings, request)
+    folder = memory_folder(settings.applied(request.config), request.run_id, settings.name)
+    return Ledger(settings, proposal, Memory(folder))
 
 
 def save_reply(path: Path, reply: RecordDict) -> None:

@@ -21,8 +21,9 @@ MEET_S = 30
 """Seconds that a round waits for new nodes to describe themselves."""
 ASK_AGAIN_S = 120.0
 """Seconds after which a node that did not describe itself is asked again."""
-ASK_APPROVAL_S = 30.0
-"""Seconds after which a site that has not approved the run is asked again."""
+ASK_APPROVAL_S = (10.0, 300.0)
+"""Seconds after which a site that has not approved the run is asked again: at first, and at most,
+as they double every time."""
 
 OnWait = Callable[[Sequence[str]], None]
 """Called with the sites that have not approved the run whenever these are others than before."""
@@ -67,6 +68,7 @@ class Roster:
         self._away: set[int] = set()  # members that left and were not asked since they came back
         self._silent: dict[int, float] = {}  # by node, when to ask again
         self._unapproved: dict[int, str] = {}  # by node, the sites that have not approved the run
+        self._patience: dict[int, float] = {}  # by node, seconds until such a site is asked again
 
     def gather(self, grid: Grid) -> None:
         """Wait for the run's sites and their approval, and fix the ranks.
@@ -157,7 +159,10 @@ class Roster:
         now = time.monotonic()
         self._turned_away -= silent | set(unapproved)
         self._silent |= dict.fromkeys(silent, now + ASK_AGAIN_S)
-        self._silent |= dict.fromkeys(set(unapproved) & set(new), now + ASK_APPROVAL_S)
+        first, most = ASK_APPROVAL_S
+        for node in set(unapproved) & set(new):
+            self._patience[node] = min(2 * self._patience.get(node, first / 2), most)
+            self._silent[node] = now + self._patience[node]
         self._now_unapproved(unapproved)
         described.sort(key=lambda site: (site.name, site.node_id))  # not by who answered first
         if not self.base_sha256 and described:  # take the base file that most sites have

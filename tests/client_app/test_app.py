@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+from secrets import token_hex
 
 import pytest
 import torch
@@ -46,6 +47,7 @@ def hospital(config: RunConfig, **limits: Value) -> dict[str, Value]:
         "data-dir": config.data.data_dir,
         "base-model": config.base_model,
         "cache-dir": config.data.cache_dir,
+        "approve": "any",
         **{key.replace("_", "-"): value for key, value in limits.items()},
     }
 
@@ -64,7 +66,8 @@ def ask(
     Without ``node`` the site is a hospital with the data and base model of ``config``.
     """
     arrays = None if adapter is None else records.adapter_to_record(adapter)
-    request = messages.REQUESTS[kind](config, "a1", 1, rank, adapter=arrays)
+    number = config.federation.rounds if kind == messages.TEST else 1
+    request = messages.REQUESTS[kind](config, token_hex(8), number, rank, adapter=arrays)
     content = request.to_record()
     content.config_records[messages.CONFIG].update(more or {})
     message = Message(content, dst_node_id=7, message_type=kind)
