@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Number of processes that share the tests; each also starts some of its own.
 WORKERS ?= 2
 
-.PHONY: help install demo test lint types unit format clean
+.PHONY: help install demo test lint types unit attacks format clean
 
 help:  ## Show these targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -33,6 +33,9 @@ types: install
 
 unit: install
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+attacks: install  ## Attack a site, a run and their files; a line for each attack
+	$(BIN)/pytest -n $(WORKERS) tests/attacks
 
 format: install  ## Format the code and fix what ruff can fix
 	$(BIN)/ruff format .

@@ -11,12 +11,11 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from common.config import RunConfig
-from common.tensor_files import write_tensors
+from common.errors import UserError
+from common.tensor_files import read_tensors, write_tensors
 
 OWN = "own"
 """Kind: the site's adapter after its training; the number is the round."""
@@ -49,8 +48,8 @@ class Memory:
     def load(self, kind: str, number: int) -> dict[str, Tensor] | None:
         """Return the tensors of a kind and number; None where they are missing or broken."""
         try:
-            return load_file(self._path(kind, number))
-        except (OSError, SafetensorError):
+            return read_tensors(self._path(kind, number), "tensors of a run", sealed=True)[0]
+        except UserError:
             return None
 
     def latest(self, kind: str, first: int, last: int) -> dict[str, Tensor] | None:

@@ -1,5 +1,6 @@
 """``Adapter``, the LoRA factors of a whole model, and its safetensors file."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,14 +9,15 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from common.errors import UserError
-from common.tensor_files import write_tensors
+from common.tensor_files import read_tensors, write_tensors
 
 BASE_NOTE = "base-sha256"
 """Key in an adapter file's notes: the SHA-256 of the base that it was trained on."""
+LONGEST_FILE = 150
+"""Most letters of a site's percent-encoded name in the name of a file."""
 
 
 class Factors(NamedTuple):
@@ -110,8 +112,16 @@ class Adapter:
 
 
 def site_file(site: str) -> str:
-    """Return the file name of a site's adapter, percent-encoded as other machines name sites."""
-    return f"{quote(site, safe='')}.safetensors"
+    """Return the file name of a site's adapter, percent-encoded as other machines name sites.
+
+    A long name is cut, as a file's may have 255 bytes, and ends with ``+`` and a hash, which no
+    encoded name has.
+    """
+    name = quote(site, safe="", errors="surrogatepass")
+    if len(name) > LONGEST_FILE:
+        digest = hashlib.sha256(name.encode()).hexdigest()[:16]
+        name = f"{name[:LONGEST_FILE]}+{digest}"
+    return f"{name}.safetensors"
 
 
 def save_adapter(adapter: Adapter, path: Path, notes: Mapping[str, str] | None = None) -> None:
@@ -126,24 +136,17 @@ def load_adapter(path: Path) -> tuple[Adapter, dict[str, str]]:
     Raises
     ------
     UserError
-        The file is missing, not safetensors or not an adapter.
+        The file is missing, damaged or not an adapter.
     """
+    tensors, notes = read_tensors(path, "an adapter file")
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = dict(file.metadata() or {})
-            names = file.keys()
-            tensors = {name: file.get_tensor(name) for name in names}
-        scale = float(metadata.pop("scale"))
+        scale = float(notes.pop("scale"))
         adapter = Adapter.from_tensors(tensors, scale)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such adapter file") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot read the file ({error.strerror or error})") from None
-    except (SafetensorError, KeyError, ValueError) as error:
+    except (KeyError, ValueError) as error:
         raise UserError(f"{path}: not an adapter file ({error})") from None
     if not all(torch.isfinite(value).all() for value in (torch.tensor(scale), *tensors.values())):
         raise UserError(f"{path}: the adapter has values that are not finite")
-    return adapter, metadata
+    return adapter, notes
 
 
 def check_base(path: Path, notes: Mapping[str, str], base: Path, sha256: str) -> None:

@@ -33,6 +33,8 @@ METRICS = "metrics"  # the numbers that a site reports
 
 ERROR = "error"
 """Key in a reply's ``CONFIG``: the sentence that says what is wrong at the site."""
+AUDIT = "audit"
+"""Key in a reply's ``CONFIG``: the SHA-256 of the last line in the site's audit log."""
 REQUIRED = ("run-id", "server-round", "site-rank", "run-rank", "folds", "held")
 """Keys that every request has beside the run's configuration."""
 
@@ -432,6 +434,31 @@ class Failure:
         return cls(str(config[ERROR]), site if SITE_NAME.fullmatch(site) else "")
 
 
+def seal(content: RecordDict, sha256: str) -> None:
+    """Add to a reply the hash of the last line in the site's audit log."""
+    content.config_records.setdefault(CONFIG, ConfigRecord())[AUDIT] = sha256
+
+
+def unsealed(content: RecordDict) -> tuple[RecordDict, str]:
+    """Return a reply without what :func:`seal` added, and the hash; an empty one for none.
+
+    Raises
+    ------
+    ReplyError
+        The reply has something else in the hash's place.
+    """
+    config = content.get(CONFIG)
+    if not (isinstance(config, ConfigRecord) and AUDIT in config):
+        return content, ""
+    sha256 = config[AUDIT]
+    if not (isinstance(sha256, str) and SHA256.fullmatch(sha256)):
+        raise ReplyError(f"{AUDIT} does not match {SHA256.pattern}")
+    rest = RecordDict({key: value for key, value in content.items() if key != CONFIG})
+    if own := {key: value for key, value in config.items() if key != AUDIT}:
+        rest[CONFIG] = ConfigRecord(own)
+    return rest, sha256
+
+
 def read_reply(message: Message, read: Callable[[RecordDict], R]) -> R:
     """Return a site's reply as its class, with its values checked.
 
@@ -450,11 +477,20 @@ def read_reply(message: Message, read: Callable[[RecordDict], R]) -> R:
     if message.has_error():
         lines = (message.error.reason or "").strip().splitlines()
         raise ReplyError(lines[-1] if lines else f"error code {message.error.code}")
-    if (failure := Failure.found_in(message.content)) is not None:
+    content, _ = unsealed(message.content)
+    if (failure := Failure.found_in(content)) is not None:
         raise ReplyError(failure.reason, lost=failure.lost, site=failure.site)
-    reply = read(message.content)
+    reply = read(content)
     reply.check()
     return reply
+
+
+def audit_hash(message: Message) -> str:
+    """Return the hash that :func:`seal` added to a reply; an empty one where there is none."""
+    try:
+        return "" if message.has_error() else unsealed(message.content)[1]
+    except ReplyError:
+        return ""
 
 
 def payload(message: Message) -> int:

@@ -6,12 +6,10 @@ from pathlib import Path
 
 import torch
 from monai.networks.nets import BasicUNet
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from common.errors import UserError
 from common.labels import NUM_CLASSES
-from common.tensor_files import write_tensors
+from common.tensor_files import read_tensors, write_tensors
 
 DOWNSAMPLING = 16
 """The U-Net halves its input four times, so slices are padded to a multiple of this."""
@@ -77,10 +75,7 @@ def load_base(path: Path, features: tuple[int, ...], *, sha256: str = "") -> Bas
     found = file_sha256(path)
     if sha256 and found != sha256.lower():
         raise UserError(f"{path}: SHA-256 is {found}, expected {sha256}")
-    try:
-        tensors = load_file(path)
-    except SafetensorError as error:
-        raise UserError(f"{path}: not a safetensors file ({error})") from None
+    tensors, _ = read_tensors(path, "a safetensors file")
     model = build_unet(features)
     expected = weight_shapes(model)
     for name, shape in expected.items():

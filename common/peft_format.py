@@ -13,15 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from common.adapter import Adapter
 from common.errors import UserError
 from common.files import write_text
 from common.lora import layer_shapes, target_layers
-from common.tensor_files import write_tensors
+from common.tensor_files import read_tensors, write_tensors
 
 CONFIG_FILE = "adapter_config.json"
 TENSOR_FILE = "adapter_model.safetensors"
@@ -95,12 +93,7 @@ def load_peft(folder: Path) -> Adapter:
     """
     rank, alpha = _read_config(folder / CONFIG_FILE)
     path = folder / TENSOR_FILE
-    try:
-        tensors = load_file(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot read the file ({error.strerror or error})") from None
-    except SafetensorError as error:
-        raise UserError(f"{path}: not a safetensors file ({error})") from None
+    tensors, _ = read_tensors(path, "a safetensors file")
     flat = {}
     for key, value in tensors.items():
         match = _KEY.fullmatch(key)

@@ -1,4 +1,4 @@
-"""Numbers, durations, sizes and tables as text."""
+"""Numbers, durations, sizes and tables as text, and text of other machines made fit to show."""
 
 import csv
 import io
@@ -8,6 +8,33 @@ from collections.abc import Iterable, Mapping, Sequence
 MINUS = "−"
 NONE = "–"
 """Printed in place of a missing number."""
+NAME_LENGTH = 100
+"""Most letters of a site's name."""
+TEXT_LENGTH = 300
+"""Most letters that are shown of a text from another machine."""
+FORMULA = tuple("=+-@")
+"""What begins a formula where a spreadsheet opens a csv file."""
+
+
+def clean(text: object, length: int = TEXT_LENGTH) -> str:
+    """Return a text of another machine in printable letters on one line, cut to ``length``.
+
+    Terminals act on control characters, line breaks forge lines of a log, and letters that turn
+    the direction of writing hide what is written; each of them becomes a space.
+    """
+    found = str(text)
+    plain = "".join(x if x.isprintable() else " " for x in found[: length + 1])
+    return plain if len(plain) <= length else plain[: length - 1] + "…"
+
+
+def is_name(text: object) -> bool:
+    """Return whether a text can be the name of a site: printable, and 1 to ``NAME_LENGTH`` long."""
+    return (
+        isinstance(text, str)
+        and text.strip() != ""
+        and len(text) <= NAME_LENGTH
+        and text.isprintable()
+    )
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -61,15 +88,29 @@ def csv_text(rows: Sequence[Mapping[str, str]]) -> str:
     """Return rows as csv; the keys of the first row are the columns."""
     text = io.StringIO()
     if rows:
-        table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
+        table = csv.writer(text, lineterminator="\n")
+        table.writerow(map(_csv_cell, rows[0]))
+        table.writerows([_csv_cell(row[key]) for key in rows[0]] for row in rows)
     return text.getvalue()
+
+
+def _csv_cell(text: str) -> str:
+    """Return a cell on one line that no spreadsheet takes for a formula; numbers stay."""
+    plain = clean(text, len(text))
+    return f"'{plain}" if plain.lstrip().startswith(FORMULA) and not _is_number(plain) else plain
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def markdown_cell(text: str) -> str:
     """Return a text on one line that cannot break a Markdown table or become a tag."""
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+    return " ".join(clean(text, len(text)).split()).replace("|", "\\|").replace("<", "&lt;")
 
 
 def markdown_table(

@@ -216,6 +216,7 @@ def _is_round(line: object) -> bool:
         )
         and _are_numbers(line.get("seconds", {}))
         and _are_refusals(line.get("refused", []))
+        and _are_texts(line.get("audit", {}))
     )
 
 
@@ -237,6 +238,10 @@ def _are_refusals(found: object) -> bool:
 
 def _are_numbers(found: object) -> bool:
     return isinstance(found, dict) and all(v is None or _is_number(v) for v in found.values())
+
+
+def _are_texts(found: object) -> bool:
+    return isinstance(found, dict) and all(isinstance(text, str) for text in found.values())
 
 
 def _is_number(value: object) -> bool:

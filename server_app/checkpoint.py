@@ -8,12 +8,11 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from common.adapter import Adapter
 from common.errors import UserError
-from common.tensor_files import write_tensors
+from common.tensor_files import read_tensors, write_tensors
 from common.weights import Parameters, Weights
 from strategies.state import RunState
 
@@ -52,12 +51,10 @@ def load_checkpoint(path: Path) -> RunState:
     Raises
     ------
     UserError
-        The file is missing, broken or not a checkpoint.
+        The file is missing, damaged or not a checkpoint.
     """
+    tensors, notes = read_tensors(path, "a checkpoint", sealed=True)
     try:
-        with safe_open(path, framework="pt") as file:
-            notes = dict(file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         groups = _grouped(tensors)
         scale = float(notes["scale"])
         start: Parameters = Weights(groups.get(WEIGHTS, {}))
@@ -77,9 +74,7 @@ def load_checkpoint(path: Path) -> RunState:
             json.loads(notes["held"]),
             notes["run-id"],
         )
-    except OSError as error:
-        raise UserError(f"{path}: cannot read the file ({error.strerror or error})") from None
-    except (SafetensorError, KeyError, ValueError) as error:
+    except (KeyError, ValueError, TypeError) as error:
         raise UserError(f"{path}: not a checkpoint ({error})") from None
 
 

@@ -10,7 +10,7 @@ from flwr.serverapp import Grid
 
 from common.config import RunConfig
 from common.flower_private import SUPERLINK_NODE_ID
-from common.messages import Request, payload
+from common.messages import Request, audit_hash, payload
 from strategies.roster import Member, Roster
 from strategies.state import RoundRecord, RunState
 
@@ -70,6 +70,8 @@ class Exchange:
             if site.node_id in by_node:
                 found.append((site, by_node[site.node_id]))
                 self.record.add_bytes(site.name, up=payload(by_node[site.node_id]))
+                if sha256 := audit_hash(by_node[site.node_id]):
+                    self.record.audit[site.name] = sha256
             else:
                 self.refuse(phase, site.name, "no answer")
         return found

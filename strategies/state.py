@@ -95,6 +95,8 @@ class RoundRecord:
     """``{"site", "phase", "reason"}`` for everything that was left out."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Duration of every phase."""
+    audit: dict[str, str] = field(default_factory=dict)
+    """By site the hash of the last line in its audit log, as its last reply of the round has it."""
 
     def note(self, site: str, **facts: Any) -> None:
         """Add facts to a site's entry."""
@@ -118,4 +120,5 @@ class RoundRecord:
             "sites": dict(sorted(self.sites.items())),
             "refused": self.refused,
             "seconds": self.seconds,
+            "audit": dict(sorted(self.audit.items())),
         }

@@ -358,7 +358,7 @@ def test_mistakes_are_said_before_anything_is_done(run: Run, tmp_path: Path, war
     for words, said in (
         ((tmp_path / "gone", "--out", tmp_path / "out"), "gone: no such file or folder"),
         ((ward, "--out", tmp_path / "file"), "file: is a file, expected a folder"),
-        ((ward, "--out", tmp_path / "out", "--adapter", tmp_path / "no"), "no such adapter file"),
+        ((ward, "--out", tmp_path / "out", "--adapter", tmp_path / "no"), "No such file"),
     ):
         with pytest.raises(UserError, match=said):
             run(*words)

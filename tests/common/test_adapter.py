@@ -123,7 +123,7 @@ def test_an_adapter_that_does_not_fit_a_model_says_where(
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    assert "no such adapter file" in refusal(tmp_path / "nothing")
+    assert "No such file" in refusal(tmp_path / "nothing")
 
 
 def test_a_folder_is_not_an_adapter_file(tmp_path: Path) -> None:

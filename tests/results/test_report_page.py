@@ -247,6 +247,11 @@ BROKEN: dict[str, tuple[str, Spoil, str]] = {
         lambda p: p.write_text('{"round": 0, "sites": {}, "refused": [{"site": "GE"}]}\n'),
         "a line does not describe a round",
     ),
+    "a number for an audit log's hash": (
+        "history.jsonl",
+        lambda p: p.write_text('{"round": 0, "sites": {}, "audit": {"GE": 7}}\n'),
+        "a line does not describe a round",
+    ),
     "text for a test score": (
         "summary.json",
         lambda p: p.write_text('{"sites": {"GE": {"test": {"dice": {"LV": "high"}}}}}'),

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import pytest
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from torch import Tensor
 
 from common import lora, messages, records
@@ -17,9 +17,11 @@ from strategies.state import RunState
 from tests.conftest import adapter_of
 from tests.strategies.fakes import (
     LOCAL_DICE,
+    SHA,
     SHAPES,
     FakeGrid,
     FakeSite,
+    Fault,
     go_on,
     initial_state,
     make_config,
@@ -315,11 +317,30 @@ def test_a_round_is_recorded_whole() -> None:
     }
 
 
+def test_the_last_hash_of_a_sites_audit_log_is_on_record() -> None:
+    def sealed(sha256: str, spoil: bool = False) -> Fault:
+        def seal(message: Message, reply: Message) -> Message:
+            if spoil:
+                reply = Message(messages.Failure(messages.UNEXPECTED).to_record(), reply_to=message)
+            messages.seal(reply.content, sha256)
+            return reply
+
+        return seal
+
+    sites = three_sites()
+    sites[0].faults = {(1, messages.TRAIN): sealed("c" * 64), (1, messages.VALIDATE): sealed(SHA)}
+    sites[1].faults = {(1, messages.VALIDATE): sealed("b" * 64, spoil=True)}
+    sites[2].faults = {(1, messages.VALIDATE): sealed("none")}
+    outcome = play(make_config(), FakeGrid(nodes(*sites)))
+    assert outcome.history[1].to_json()["audit"] == {"GE": SHA, "Philips": "b" * 64}
+    assert outcome.history[0].audit == outcome.history[2].audit == {}
+
+
 def test_the_final_test_rates_the_result_at_its_full_rank() -> None:
     grid = FakeGrid(nodes(*three_sites()))
     outcome = play(make_config(ranks="2,4,4"), grid)
     scores = outcome.strategy.test(grid)
-    assert scores == {s: {"cases": 2, "test.dice.LV": 0.5, "base.dice.LV": 0.25} for s in SIZES}
+    assert scores == {s: {"cases": 2, **dict.fromkeys(messages.SCORES, 0.5)} for s in SIZES}
     for message in grid.sent(3, messages.TEST).values():
         assert same_bits(message_adapter(message), outcome.states[3].parameters)
 

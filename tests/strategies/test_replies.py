@@ -10,7 +10,16 @@ from torch import Tensor
 
 from common import messages, records
 from common.adapter import Adapter
-from common.messages import Description, Reader, ReplyError, Update, Validation, payload, read_reply
+from common.messages import (
+    Description,
+    Reader,
+    ReplyError,
+    Update,
+    Validation,
+    audit_hash,
+    payload,
+    read_reply,
+)
 from common.method import MethodConfig
 from strategies import aggregation
 from strategies.aggregation import Shapes
@@ -90,6 +99,35 @@ def test_a_good_update_is_read_whole() -> None:
     assert (found.start_dice, found.local_dice) == (0.75, 0.5)
     bare = read_update(update(), reader(2))
     assert (bare.start_dice, bare.local_dice) == (None, None)
+
+
+def test_the_hash_of_the_sites_audit_log_comes_beside_any_reply() -> None:
+    described = reply(metrics=MetricRecord({"train-examples": 9}))
+    described.content[messages.CONFIG] = ConfigRecord({"site": "GE", "base-sha256": "ab" * 32})
+    failed = Message(messages.Failure(messages.UNEXPECTED).to_record(), reply_to=order())
+    for message in (update(), described, failed):
+        assert audit_hash(message) == ""
+        before = message.content.object_id
+        messages.seal(message.content, "cd" * 32)
+        assert audit_hash(message) == "cd" * 32
+        assert messages.unsealed(message.content)[0].object_id == before
+    assert read_update(sealed(update(), "cd" * 32), reader(2)).examples == 12
+    assert read_description(described).name == "GE"
+    with pytest.raises(ReplyError, match=f"^{messages.UNEXPECTED}$"):
+        read_description(failed)
+
+
+@pytest.mark.parametrize("text", ["", "cd" * 31, "CD" * 32, "cd" * 32 + "\n", "x" * 10_000])
+def test_a_hash_that_is_none_is_refused(text: str) -> None:
+    message = sealed(update(), text)
+    assert audit_hash(message) == ""
+    with pytest.raises(ReplyError, match="audit does not match"):
+        read_update(message, reader(2))
+
+
+def sealed(message: Message, text: str) -> Message:
+    messages.seal(message.content, text)
+    return message
 
 
 @pytest.mark.parametrize("read", READERS)
