@@ -168,7 +168,7 @@ class Approvals:
             for since, known in self._read()
             if self.decision(known.code) == PENDING
         ]
-        for _, code in sorted(pending)[: len(pending) - MOST_PENDING + 1]:
+        for _, code in sorted(pending)[: max(0, len(pending) + 1 - MOST_PENDING)]:
             self._asked(code).unlink(missing_ok=True)
         flat = {"run": proposal.run, "keys": dict(proposal.keys), "version": proposal.version}
         write_text(path, json.dumps(flat, indent=1) + "\n")

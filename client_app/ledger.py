@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from flwr.common import Array
-from safetensors import SafetensorError, safe_open
 
 from client_app.approval import Proposal, require_approval, upload_bytes
 from client_app.memory import Memory, memory_folder
@@ -27,13 +26,14 @@ from common.errors import UserError
 from common.files import write_text
 from common.messages import ANSWERED, ASKED, Failure, Request, Train, Validate
 from common.options import option, parse, to_flat
-from common.tensor_files import write_tensors
+from common.tensor_files import read_tensors, write_tensors
 
 PHASES = (messages.TRAIN, messages.VALIDATE, messages.TEST)
 """The requests of a round in their order."""
 WORDS = dict(zip(PHASES, ("train", "validate", "test"), strict=True))
 KEPT_ROUNDS = 4
 """Rounds whose replies are kept: as many as a run that is resumed may repeat."""
+MIB = 2**20
 RECORDS = {"arrays": ArrayRecord, "metrics": MetricRecord, "config": ConfigRecord}
 
 
@@ -150,7 +150,7 @@ class Ledger:
             raise LimitError(ANSWERED)
 
     def _within_mib(self, size: int) -> None:
-        self._within(-(-size // 2**20), "MiB", self.settings.max_mib_out)
+        self._within(-(-size // MIB), "MiB", self.settings.max_mib_out)
 
     def _within(self, found: int, what: str, limit: int) -> None:
         if found > limit:
@@ -227,10 +227,10 @@ def save_reply(path: Path, reply: RecordDict) -> None:
 
 def load_reply(path: Path) -> RecordDict:
     """Read what :func:`save_reply` wrote; raises UserError where it is missing or damaged."""
+    tensors, notes = read_tensors(path, "a reply of this site", sealed=True)
+    data = {name: value.numpy().tobytes() for name, value in tensors.items()}
     try:
-        with safe_open(path, framework="pt") as file:
-            rest = json.loads((file.metadata() or {})["records"])
-            data = {name: file.get_tensor(name).numpy().tobytes() for name in file.keys()}  # noqa: SIM118
+        rest = json.loads(notes["records"])
         reply = RecordDict()
         for kind, key, items in rest:
             arrays = {
@@ -239,8 +239,8 @@ def load_reply(path: Path) -> RecordDict:
                 if kind == "arrays"
             }
             reply[key] = RECORDS[kind](arrays or items)
-    except (OSError, SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
-        raise UserError(f"{path}: the site cannot repeat its reply ({error})") from None
+    except (LookupError, ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"{path}: not a reply of this site ({error})") from None
     return reply
 
 

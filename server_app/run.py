@@ -35,7 +35,7 @@ def run(grid: Grid, config: RunConfig) -> None:
     if state.server_round:
         log(INFO, "resuming after round %d from %s", state.server_round, folder.path)
 
-    status = StatusFile(folder.status, config.federation.rounds)
+    status = StatusFile(folder.status, config.federation.rounds, state.run_id)
     try:
         _federate(grid, config, folder, state, status)
     except (SystemExit, KeyboardInterrupt, RunNotRunningException):
@@ -67,6 +67,7 @@ def _federate(
             events.add_round(record.to_json())
 
     strategy = RateMyLoRA(config, state=state, on_round=on_round, on_phase=status.phase)
+    strategy.exchange.roster.on_wait = status.wait
     strategy.start(grid)
     if config.method.sends == "all":
         folder.save_result(state, config.model.alpha_per_rank, strategy.exchange.roster.base_sha256)

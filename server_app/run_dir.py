@@ -17,6 +17,7 @@ from common.options import read_toml
 from common.tensor_files import write_tensors
 from common.weights import Parameters
 from server_app.checkpoint import load_checkpoint, save_checkpoint
+from server_app.status import read_status
 from strategies.state import RoundRecord, RunState
 
 
@@ -76,6 +77,8 @@ class RunDir:
             raise UserError(f"{self.path}: cannot be made ({error.strerror})") from None
         state = self._load(config) if config.resume and self.checkpoint.is_file() else None
         if state is None:
+            if config.resume:  # the sites may have approved it while it waited for them
+                initial.run_id = self._run_id(config) or initial.run_id
             self._clear()
             state = initial
         write_text(self.config, tomli_w.dumps(config.to_flat()))
@@ -136,6 +139,15 @@ class RunDir:
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write ``summary.json``."""
         write_text(self.summary, json.dumps(finite(summary), indent=2) + "\n")
+
+    def _run_id(self, config: RunConfig) -> str:
+        """Return the id of the run that was here if it had the same settings, else ""."""
+        try:
+            before, status = self.read_config().to_flat(), read_status(self.status)
+        except UserError:
+            return ""
+        now, keys = config.to_flat(), RunConfig.keys_that_affect("result")
+        return status.run if status and all(before[key] == now[key] for key in keys) else ""
 
     def _load(self, config: RunConfig) -> RunState:
         before = self.read_config().to_flat()

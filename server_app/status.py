@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,10 @@ class Status:
     """The server's process on ``host``."""
     error: str = ""
     """Why the run failed."""
+    run: str = ""
+    """The run's id, which the sites approve."""
+    waiting: tuple[str, ...] = option(())
+    """Sites that are connected and have not approved the run."""
 
     def killed(self) -> bool:
         """Tell whether the server's process ended while "running"; only its own host can know."""
@@ -54,17 +59,19 @@ class Status:
 class StatusFile:
     """Writes ``status.json`` at the start of a run and whenever its status changes."""
 
-    def __init__(self, path: Path, rounds: int) -> None:
+    def __init__(self, path: Path, rounds: int, run: str = "") -> None:
         self.path = path
-        now = time.time()
-        self.status = Status(
-            rounds, started=now, since=now, host=socket.gethostname(), pid=os.getpid()
-        )
+        now, host = time.time(), socket.gethostname()
+        self.status = Status(rounds, started=now, since=now, host=host, pid=os.getpid(), run=run)
         self._write()
 
     def phase(self, server_round: int, phase: str) -> None:
         """Note that a phase begins."""
         self._update(round=server_round, phase=phase)
+
+    def wait(self, sites: Sequence[str]) -> None:
+        """Note which sites have not approved the run."""
+        self._update(since=self.status.since, waiting=tuple(sites))
 
     def finish(self) -> None:
         """Note that the run ended as planned."""
@@ -79,7 +86,7 @@ class StatusFile:
         self._update(state=FAILED, error=str(error) or type(error).__name__)
 
     def _update(self, **changes: Any) -> None:
-        self.status = replace(self.status, since=time.time(), **changes)
+        self.status = replace(self.status, **{"since": time.time(), **changes})
         self._write()
 
     def _write(self) -> None:

@@ -55,9 +55,9 @@ class Roster:
         The run's state: its id, and the ranks by site name, which :meth:`gather` fills.
     """
 
-    def __init__(self, config: RunConfig, state: RunState, on_wait: OnWait = len) -> None:
+    def __init__(self, config: RunConfig, state: RunState) -> None:
         self.config = config
-        self.on_wait = on_wait
+        self.on_wait: OnWait = lambda _: None
         self.members: dict[int, Member] = {}  # by node: all that were admitted and not replaced
         self.run_id = state.run_id
         self.ranks = state.ranks
@@ -151,7 +151,7 @@ class Roster:
                 name = error.site or registered.get(node) or f"node {node}"
                 if str(error) == NOT_APPROVED:
                     unapproved[node] = name
-                if self._unapproved.get(node) != name:  # else it is on record already
+                if node not in unapproved or node not in self._unapproved:  # else on record already
                     self.refusals.append((name, str(error)))
         self.refusals += [
             (registered.get(node) or f"node {node}", "no answer") for node in sorted(silent)
@@ -176,8 +176,8 @@ class Roster:
                 self.refusals.append((site.name, str(error)))
 
     def _now_unapproved(self, unapproved: dict[int, str]) -> None:
-        before = sorted(self._unapproved.values())
-        self._unapproved, now = unapproved, sorted(unapproved.values())
+        before = sorted(set(self._unapproved.values()))
+        self._unapproved, now = unapproved, sorted(set(unapproved.values()))
         if now != before:
             if now:
                 log(INFO, "waiting for approval by %s", ", ".join(now))
