@@ -13,6 +13,7 @@ from logging import ERROR
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.common import log
 
+from client_app import envelope, limits
 from client_app.approval import NotApprovedError
 from client_app.assembly import NotHeldError, layer_shapes
 from client_app.audit import IN, OUT, PASSED, AuditLog, RequestId
@@ -32,8 +33,11 @@ from common.messages import (
     Validation,
 )
 from common.model import skeleton, weight_shapes
+from common.text import clean
 from common.weights import Weights
 
+LONGEST_ERROR = 1000
+"""Most characters of an error in the site's log."""
 Serve = Callable[[SiteSettings, Request], RecordDict]
 """Does what a request asks for, within the site's settings; returns the content of the reply."""
 
@@ -60,7 +64,7 @@ def guard(message: Message, context: Context, serve: Serve, refusal: str = "") -
         settings = SiteSettings.from_node(context.node_config)
         audit = None if settings.simulated else AuditLog(settings.audit_path())
         name = _request_id(message, context)
-        fault = "" if refusal else envelope_fault(message)  # 1
+        fault = "" if refusal else _fault(message, settings)  # 1
         if audit is not None:  # 2
             audit.write(name, IN, f"refused: {fault}" if fault else PASSED, message)
         request: Request | None = None
@@ -72,7 +76,7 @@ def guard(message: Message, context: Context, serve: Serve, refusal: str = "") -
                 raise UserError(f"{messages.SERVER}: {fault}")
             else:
                 request = messages.read_request(message)  # 3
-                settings.check(request.kind, request.config, request.site_rank)  # 4
+                limits.check(settings, request)  # 4
                 stored = None
                 if not settings.simulated:
                     ledger = open_ledger(settings, request)  # 5
@@ -99,18 +103,18 @@ def guard(message: Message, context: Context, serve: Serve, refusal: str = "") -
     return Message(content, reply_to=message)
 
 
-def envelope_fault(message: Message) -> str:
-    """Return what is wrong with a message's type, records or sizes, before any of it is parsed."""
-    kind = message.metadata.message_type
-    if kind not in messages.REQUESTS:
-        return f"found {kind!r}, expected one of {[*messages.REQUESTS]}"
-    return ""
+def _fault(message: Message, settings: SiteSettings) -> str:
+    """Return why a message cannot be read; empty where it can."""
+    try:
+        return envelope.fault(message, settings)
+    except UserError as error:  # the site's own base file
+        return str(error)
 
 
 def _failure(error: Exception, *, simulated: bool) -> RecordDict:
     """Log an error and return the reply that says as much of it as may leave."""
     if isinstance(error, UserError):
-        log(ERROR, "%s", error)
+        log(ERROR, "%s", clean(error, LONGEST_ERROR))
         may_leave = simulated or isinstance(error, LimitError | NotHeldError)
         site = error.site if isinstance(error, NotApprovedError) else ""
         return Failure(str(error) if may_leave else CANNOT, site).to_record()
@@ -185,6 +189,8 @@ def _read_exactly(arrays: ArrayRecord | None, expected: Mapping[str, tuple[int, 
 
 
 def _request_id(message: Message, context: Context) -> RequestId:
-    found = message.content.config_records.get(messages.CONFIG, ConfigRecord()).get("server-round")
-    server_round = found if isinstance(found, int) else 0
-    return RequestId(context.run_id, server_round, message.metadata.message_type)
+    kind = clean(message.metadata.message_type, envelope.LONGEST_KEY)
+    content = RecordDict() if message.has_error() else message.content
+    config = content.config_records.get(messages.CONFIG, ConfigRecord())
+    found = config.get("server-round")
+    return RequestId(context.run_id, found if isinstance(found, int) else 0, kind)

@@ -46,6 +46,15 @@ class SiteSettings:
     """Highest rank that the site trains with, which it tells the server. 0: no limit."""
     max_local_epochs: int = option(0, low=0, high=10_000)
     """Most epochs that the site trains in a round. 0: no limit."""
+    max_memory_gib: float = option(16.0, above=0, high=65_536)
+    """Most memory that a run may need here, in GiB; with a GPU, its memory."""
+    max_cache_gib: float = option(100.0, above=0, high=1_048_576)
+    """Most that prepared volumes may take on disk, in GiB; the oldest are removed."""
+    threads: int = option(0, low=0, high=1024)
+    """CPU threads of the site's process; 0 keeps torch's default. Over a network the run's own
+    ``threads`` and ``device`` count for nothing."""
+    device: str = option("auto", choices=("auto", "cpu", "cuda"))
+    """Device to compute on; ``auto`` takes a GPU where there is one."""
     whole_weights: bool = option(False)
     """Whether the site trains and sends all weights of the network when a run asks for it, as plain
     averaging does; otherwise it sends adapters alone."""

@@ -6,23 +6,15 @@ Each ``try_`` function returns what it found, or raises a ``UserError`` that say
 from collections.abc import Callable
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-
 from client_app.settings import SiteSettings
 from client_app.site import Site
 from common.config import RunConfig
 from common.console import console
 from common.errors import UserError
 from common.flower_private import is_port_in_use
-from common.model import file_sha256, load_base
+from common.model import file_sha256, load_base, read_features
 from common.writable import check_folder, check_log
 
-LEVELS = (
-    "conv_0.conv_0.conv.weight",
-    *(f"down_{level}.convs.conv_0.conv.weight" for level in range(1, 5)),
-    "upcat_1.convs.conv_0.conv.weight",
-)
-"""Weights whose first axes are the U-Net's channel counts, in the order of ``features``."""
 NEEDED = frozenset(("base-model", "cache-dir"))
 """Keys that must be right before the data can be tried."""
 
@@ -82,23 +74,6 @@ def try_base(path: Path) -> str:
     features = read_features(path)
     load_base(path, features)
     return f"{path}: U-Net of {','.join(map(str, features))} channels, SHA-256 {sha256}"
-
-
-def read_features(path: Path) -> tuple[int, ...]:
-    """Return the six channel counts of a base file, from the shapes of its tensors."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            held = set(file.keys())
-            shapes = {name: file.get_slice(name).get_shape() for name in LEVELS if name in held}
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: not a safetensors file ({error})") from None
-    for name in LEVELS:
-        if len(shapes.get(name, ())) != 4:
-            raise UserError(
-                f"{path}: found no weights {name!r} of a convolution, expected a base model: the "
-                "U-Net that 'rate-my-lora pretrain' writes"
-            )
-    return tuple(shapes[name][0] for name in LEVELS)
 
 
 def try_cache(settings: SiteSettings) -> str:

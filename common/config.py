@@ -12,18 +12,20 @@ from common.options import Check, Value, every_key_affects, keys_of, option, par
 
 WIDEST = 4096
 """Highest number of channels in a level of the U-Net."""
+HIGHEST_RANK = 512
 HIGHEST_SEED = 2**32 - 1
+MOST_ROUNDS = 100_000
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """The network and its adapters."""
 
-    features: str = option("8,16,32,64,128,8", affects="result")
+    features: str = option("8,16,32,64,128,8", affects="result", longest=100)
     """Channels of the U-Net: five levels and the last decoder level."""
-    rank: int = option(8, affects="result", low=1, high=512)
+    rank: int = option(8, affects="result", low=1, high=HIGHEST_RANK)
     """LoRA rank of all sites (``ranks = "equal"``) or of the largest site (``"by-size"``)."""
-    ranks: str = option("by-size", affects="result")
+    ranks: str = option("by-size", affects="result", longest=100_000)
     """``by-size`` (half the rank for half the training slices), ``equal``, a rank per site in the
     order of their names (``16,32,32``), or ranks by name (``GE=16,Philips=32,Siemens=32``)."""
     alpha_per_rank: float = option(1.0, affects="result", above=0, high=1000)
@@ -54,7 +56,7 @@ class DataConfig:
     affine_axes: str = option("LPS", affects="result", choices=("LPS", "RAS"))
     """Directions of the NIfTI affines' first two axes: LPS as in ACDC and M&Ms-2, or RAS as in the
     standard and from dcm2niix. A site's node configuration ``affine-axes`` replaces it."""
-    split_by: str = option("VENDOR", affects="result")
+    split_by: str = option("VENDOR", affects="result", longest=100)
     """Column of the data set's table whose values are the sites."""
     split_seed: int = option(0, affects="result", low=0, high=HIGHEST_SEED)
     """Seed of the split into training, validation and test patients."""
@@ -65,7 +67,7 @@ class DataConfig:
     """Highest number of training patients at a site; 0 for all."""
     val_patients: int = option(0, affects="result", low=0, high=1_000_000)
     """Highest number of validation patients at a site; 0 for all."""
-    validate_on: str = option("", affects="result")
+    validate_on: str = option("", affects="result", longest=200)
     """``COLUMN=VALUE``: validate on these patients alone; empty for all."""
     spacing_mm: float = option(1.5, affects="result", low=0.3, high=10)
     """In-plane spacing, in mm, to which images are resampled for the network."""
@@ -119,7 +121,7 @@ class TrainConfig:
 class FederationConfig:
     """Number of rounds, and the sites that the server waits for."""
 
-    rounds: int = option(8, affects="length", low=1, high=100_000)
+    rounds: int = option(8, affects="length", low=1, high=MOST_ROUNDS)
     """Number of server rounds."""
     sites: int = option(3, affects="length", low=1, high=10_000)
     """Sites that the run waits for before round 1."""
@@ -177,9 +179,9 @@ class RunConfig:
     method: MethodConfig = field(default_factory=MethodConfig)
     federation: FederationConfig = field(default_factory=FederationConfig)
     screening: ScreeningConfig = field(default_factory=ScreeningConfig)
-    profile: str = option("", affects="keys")
+    profile: str = option("", affects="keys", longest=100)
     """Name of a file in ``configs/``, whose keys the user's keys override."""
-    preset: str = option("", affects="keys")
+    preset: str = option("", affects="keys", longest=100)
     """Name of a method in ``strategies/methods.py``, whose keys override the profile's and are
     overridden by the user's; empty for Rate-My-LoRA."""
     seed: int = option(0, affects="result", low=0, high=HIGHEST_SEED)
@@ -187,7 +189,7 @@ class RunConfig:
     base_model: str = option("", affects="input")
     """File of the base model; empty lets the demo pretrain one on its phantom. A site's node
     configuration ``base-model`` replaces it."""
-    base_sha256: str = option("", affects="result")
+    base_sha256: str = option("", affects="result", longest=64)
     """SHA-256 that every site's base file must have; empty requires only that all agree."""
     run_dir: str = option("runs/latest", affects="place")
     """Folder of the run's files."""

@@ -16,7 +16,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 
 from common import records
 from common.adapter import Adapter
-from common.config import RunConfig
+from common.config import HIGHEST_RANK, MOST_ROUNDS, RunConfig
 from common.errors import UserError
 from common.labels import STRUCTURES
 from common.method import BOTH, Half
@@ -52,6 +52,8 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 CANNOT = "it cannot; the site's own log says why"
 UNEXPECTED = "unexpected error; the site's own log says where"
 REFUSED = "the site's egress guard refused the reply"
+OTHER_NETWORK = "the run is for another network than this site's base model"
+MEMORY = "the run needs more memory or disk than this site allows"
 NOT_HELD = "this site does not hold "
 NOT_APPROVED = "this site has not approved the run"
 ANSWERED = "this site answered another request for this round, or for a later one"
@@ -65,9 +67,13 @@ NUMBERED = (
     r"the run is of (another app|version [\w.+]+), this site has version [\w.+]+",
     r"all weights are asked, this site sends adapters alone",
     r"this site does not serve (train|validate|test)",
+    r"[a-z0-9-]+ = [\d.e+-]+ is asked, this site allows [\d.e+-]+ to [\d.e+-]+",
+    r"[a-z0-9-]+ has a value that this site does not allow",
     NOT_HELD + r"(the \d+ merges so far|its factors of round \d+)",
 )
-FIXED = (CANNOT, UNEXPECTED, REFUSED, NOT_APPROVED, ANSWERED, TOO_FAR)
+FIXED = (
+    CANNOT, UNEXPECTED, REFUSED, OTHER_NETWORK, MEMORY, NOT_APPROVED, ANSWERED, TOO_FAR,
+)  # fmt: skip
 SENTENCES = re.compile("|".join((*map(re.escape, FIXED), *NUMBERED)))
 """The only sentences in which a site says what is wrong; its own log names files and patients."""
 
@@ -93,17 +99,17 @@ class Request:
     """A request of the server to a site."""
 
     config: RunConfig
-    run_id: str
+    run_id: str = option(longest=100)
     """Tells this run from every other; a resumed run keeps it."""
-    server_round: int = 0
+    server_round: int = option(0, low=0, high=MOST_ROUNDS)
     """The round that the message belongs to; 0 before the first."""
-    site_rank: int = 0
+    site_rank: int = option(0, low=0, high=HIGHEST_RANK)
     """The rank at which the site uses an adapter; 0 where there is none."""
-    run_rank: int = 0
+    run_rank: int = option(0, low=0, high=HIGHEST_RANK)
     """The highest rank of the run."""
-    folds: int = 0
+    folds: int = option(0, low=0, high=MOST_ROUNDS)
     """Number of merges that the site must have folded into its base before it uses this message."""
-    held: int = 0
+    held: int = option(0, low=0, high=MOST_ROUNDS)
     """The last round in which this site trained in this run, of which it must still hold what it
     kept; 0 for a site that need not hold anything."""
     adapter: ArrayRecord | None = None

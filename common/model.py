@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from monai.networks.nets import BasicUNet
+from safetensors import SafetensorError, safe_open
 
 from common.errors import UserError
 from common.labels import NUM_CLASSES
@@ -13,6 +14,12 @@ from common.tensor_files import read_tensors, write_tensors
 
 DOWNSAMPLING = 16
 """The U-Net halves its input four times, so slices are padded to a multiple of this."""
+LEVELS = (
+    "conv_0.conv_0.conv.weight",
+    *(f"down_{level}.convs.conv_0.conv.weight" for level in range(1, 5)),
+    "upcat_1.convs.conv_0.conv.weight",
+)
+"""Weights whose first axes are the U-Net's channel counts, in the order of ``features``."""
 
 
 def build_unet(features: tuple[int, ...]) -> BasicUNet:
@@ -88,6 +95,23 @@ def load_base(path: Path, features: tuple[int, ...], *, sha256: str = "") -> Bas
         raise UserError(f"{path}: has tensors that the model does not have: {extra[:3]}")
     model.load_state_dict(tensors)
     return model.requires_grad_(False)
+
+
+def read_features(path: Path) -> tuple[int, ...]:
+    """Return the six channel counts of a base file, from the shapes of its tensors."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            held = set(file.keys())
+            shapes = {name: file.get_slice(name).get_shape() for name in LEVELS if name in held}
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: not a safetensors file ({error})") from None
+    for name in LEVELS:
+        if len(shapes.get(name, ())) != 4:
+            raise UserError(
+                f"{path}: found no weights {name!r} of a convolution, expected a base model: the "
+                "U-Net that 'rate-my-lora pretrain' writes"
+            )
+    return tuple(shapes[name][0] for name in LEVELS)
 
 
 def file_sha256(path: Path) -> str:

@@ -36,6 +36,9 @@ AFFECTS = {
 }
 """What a key of a run can affect, with a description."""
 
+LONGEST = 4096
+"""Most characters of a text, unless its key is declared with another number."""
+
 T = TypeVar("T")
 
 
@@ -48,6 +51,7 @@ def option(
     high: float = math.inf,
     above: float = -math.inf,
     choices: tuple[str, ...] = (),
+    longest: int = LONGEST,
 ) -> Any:
     """Declare a key.
 
@@ -63,10 +67,12 @@ def option(
         The range of a number, or of each number of a list: [low, high], and > above.
     choices
         The values that are allowed.
+    longest
+        The most characters of a text.
     """
     if affects and affects not in AFFECTS:
         raise TypeError(f"affects: found {affects!r}, expected one of {list(AFFECTS)}")
-    limits = {"low": low, "high": high, "above": above, "choices": choices}
+    limits = {"low": low, "high": high, "above": above, "choices": choices, "longest": longest}
     return field(default=default, metadata={"key": key, "affects": affects, **limits})
 
 
@@ -171,6 +177,8 @@ def checked(key: str, value: object, spec: Any, source: str) -> Any:
                 f"expected a list of different {inner[0].__name__}s"
             )
         return tuple(_limited(key, item, spec.metadata, source) for item in items)
+    if isinstance(value, str) and len(value) > (most := spec.metadata.get("longest", LONGEST)):
+        raise UserError(f"{source}: {key}: found {len(value)} characters, expected at most {most}")
     expected = dict if kind is Mapping else inner[0] if kind is UnionType else spec.type
     if expected is float and type(value) is int and abs(value) < 2**1023:
         value = float(value)

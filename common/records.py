@@ -180,11 +180,11 @@ def payload_bytes(record: ArrayRecord) -> int:
 
     An array without the expected headers counts in full; its reader will refuse it.
     """
-    return sum(_tensor_bytes(array.data) for array in record.values())
+    return sum(len(array.data) - header_bytes(array.data) for array in record.values())
 
 
-def _tensor_bytes(data: bytes) -> int:
-    """Return the length of packed tensors without the headers of numpy and safetensors."""
+def header_bytes(data: bytes) -> int:
+    """Return the length of the headers of numpy and safetensors; 0 where they are not there."""
     start = len(NPY) + 2 + int.from_bytes(data[len(NPY) : len(NPY) + 2], "little")
-    left = len(data) - start - 8 - int.from_bytes(data[start : start + 8], "little")
-    return left if data.startswith(NPY) and left >= 0 else len(data)
+    length = start + 8 + int.from_bytes(data[start : start + 8], "little")
+    return length if data.startswith(NPY) and length <= len(data) else 0

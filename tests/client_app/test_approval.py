@@ -15,7 +15,9 @@ from common import messages
 from common.config import RunConfig
 from common.errors import UserError
 from common.messages import CANNOT, NOT_APPROVED, Description, Failure, Request
+from common.model import build_unet, save_base
 from common.options import Value, keys_of
+from tests.conftest import SMALL
 
 BASE = "ab" * 32
 ANSWER = Description("GE", BASE, 9, 8, 2, 2)
@@ -37,7 +39,7 @@ OTHER: dict[str, Value] = {
 @pytest.fixture
 def node(tmp_path: Path) -> dict[str, Value]:
     """Return the node configuration of a hospital that is asked for its approval."""
-    (tmp_path / "base").write_bytes(b"base")
+    save_base(build_unet(SMALL), tmp_path / "base")
     return {
         "site": "GE",
         "base-model": str(tmp_path / "base"),
@@ -48,7 +50,8 @@ def node(tmp_path: Path) -> dict[str, Value]:
 
 def ask(node: dict[str, Value], run: str = "a1", **keys: Value) -> str:
     """Send a DESCRIBE; return the sentence of the reply, or "" where the site described itself."""
-    config = RunConfig.from_flat({key.replace("_", "-"): value for key, value in keys.items()})
+    flat = {key.replace("_", "-"): value for key, value in keys.items()}
+    config = RunConfig.from_flat({"features": ",".join(map(str, SMALL)), **flat})
     content = messages.Describe(config, run).to_record()
     message = Message(content, dst_node_id=7, message_type=messages.DESCRIBE)
     context = Context(1, 7, node, RecordDict(), {})
@@ -68,19 +71,25 @@ def approvals(node: dict[str, Value]) -> Approvals:
 def test_nothing_but_a_sentence_leaves_until_the_hospital_approves(
     node: dict[str, Value], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert ask(node, learning_rate=0.5) == NOT_APPROVED
-    assert ask(node, learning_rate=0.5) == NOT_APPROVED
+    assert ask(node, learning_rate=0.05) == NOT_APPROVED
+    assert ask(node, learning_rate=0.05) == NOT_APPROVED
     (proposal,) = approvals(node).all()
     shown = capsys.readouterr().out
     assert shown.count(f"rate-my-lora approve {proposal.code}") == 1
-    for words in (proposal.hash, "run a1", "learning-rate = 0.5", "KiB of tensors", "8, by 2 to 3"):
+    for words in (
+        proposal.hash,
+        "run a1",
+        "learning-rate = 0.05",
+        "KiB of tensors",
+        "8, by 2 to 3",
+    ):
         assert words in shown
     approvals(node).approve(proposal.code)
-    assert ask(node, learning_rate=0.5) == ""
+    assert ask(node, learning_rate=0.05) == ""
     approvals(node).withdraw(proposal.code)
-    assert ask(node, learning_rate=0.5) == NOT_APPROVED
+    assert ask(node, learning_rate=0.05) == NOT_APPROVED
     approvals(node).approve(proposal.code)
-    assert ask(node, learning_rate=0.5) == ""
+    assert ask(node, learning_rate=0.05) == ""
 
 
 def test_an_approval_is_of_one_run_with_one_configuration(node: dict[str, Value]) -> None:
@@ -91,7 +100,7 @@ def test_an_approval_is_of_one_run_with_one_configuration(node: dict[str, Value]
     assert ask(node, seed=1) == NOT_APPROVED
     assert ask(node, rounds=9) == NOT_APPROVED
     assert ask(node, threads=3, run_dir="/elsewhere", resume=True) == ""  # not what leaves
-    Path(str(node["base-model"])).write_bytes(b"another base")
+    save_base(build_unet(SMALL), Path(str(node["base-model"])))  # of other random weights
     assert ask(node) == NOT_APPROVED
     assert len(approvals(node).all()) == 5
 

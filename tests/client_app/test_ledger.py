@@ -16,6 +16,7 @@ from common.adapter import Adapter
 from common.config import RunConfig
 from common.errors import UserError
 from common.messages import ANSWERED, CANNOT, Failure, Request, Update, Validation
+from common.model import build_unet, save_base
 from common.options import Value
 from tests.conftest import SMALL, MakeAdapter
 
@@ -27,7 +28,7 @@ class Hospital:
     """A site whose app answers something new every time it is called."""
 
     def __init__(self, folder: Path, trained: Callable[[int], Adapter], **limits: Value) -> None:
-        (folder / "base").touch()
+        save_base(build_unet(SMALL), folder / "base")
         self.folder = folder
         self.trained = trained
         self.served = 0

@@ -188,7 +188,8 @@ def test_the_result_is_whole(story: Story) -> None:
 def test_a_site_killed_in_training_is_named_and_left_out(story: Story) -> None:
     line = story.history[1]
     assert "Killed" not in took_part(line)
-    assert set(refusals(line, "Killed")) == {"train", "validate"}
+    # Where the SuperLink has missed its heartbeat by then, it is not asked to validate at all.
+    assert {"train"} <= set(refusals(line, "Killed")) <= {"train", "validate"}
 
 
 def test_a_site_killed_before_it_validates_keeps_weight_one(story: Story) -> None:
