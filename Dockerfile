@@ -1,10 +1,13 @@
 # One image for every role: SuperLink, site, coordinator and the demo's setup.
-FROM python:3.11.13-slim-bookworm
+# The base image, which a release names with its digest: docs/deploy.md.
+ARG BASE_IMAGE=python:3.11.13-slim-bookworm
+FROM ${BASE_IMAGE}
 
 # Id of the user who writes into folders of the host, as `id -u` prints it.
 ARG APP_UID=1000
-# Indexes that pip takes wheels from. The default torch brings CUDA and runs with or without a GPU;
-# with torch's own CPU index as PIP_EXTRA_INDEX_URL the image is far smaller.
+# The lock of deploy/lock. torch with CUDA runs with or without a GPU; with LOCK=cp311-cpu and torch's
+# own CPU index as PIP_EXTRA_INDEX_URL the image is far smaller.
+ARG LOCK=cp311-cuda
 ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
 
@@ -25,9 +28,8 @@ RUN useradd --no-create-home --uid "${APP_UID}" app \
 
 WORKDIR /app
 # The libraries come first, so that this layer is built again only when they change.
-COPY pyproject.toml README.md LICENSE ./
-COPY deploy/constraints.txt deploy/
-RUN pip install --no-cache-dir --constraint deploy/constraints.txt --editable '.[onnx,tensorboard]'
+COPY deploy/lock deploy/lock
+RUN pip install --no-cache-dir --require-hashes --requirement "deploy/lock/${LOCK}.txt"
 COPY . .
-RUN pip install --no-cache-dir --no-deps --editable .
+RUN pip install --no-cache-dir --no-deps --no-build-isolation --editable .
 USER app

@@ -5,8 +5,10 @@ VENV := .venv$(if $(filter python3.11,$(PYTHON)),,-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 # Number of processes that share the tests; each also starts some of its own.
 WORKERS ?= 2
+# Folder or page of torch's wheels for CPUs, for `make lock`; torch's own index where it is empty.
+CPU_WHEELS ?=
 
-.PHONY: help install demo test lint types unit attacks format clean
+.PHONY: help install demo test lint types unit attacks lock wheel format clean
 
 help:  ## Show these targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -16,7 +18,7 @@ install: $(VENV)/.installed  ## Make .venv and install everything into it
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --editable '.[dev]'
+	$(BIN)/pip install --quiet --constraint deploy/constraints.txt --editable '.[dev]'
 	touch $@
 
 demo: install  ## Run a federation of three phantom hospitals: a few minutes
@@ -37,9 +39,17 @@ unit: install
 attacks: install  ## Attack a site, a run and their files; a line for each attack
 	$(BIN)/pytest -n $(WORKERS) tests/attacks
 
+lock: install  ## Write deploy/lock: versions and SHA-256 of all that is installed
+	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python deploy/write_locks.py --cpu-wheels "$(CPU_WHEELS)"
+
+wheel: install  ## Build the release in dist, and print its SHA-256
+	rm -rf dist
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+	sha256sum dist/*.whl
+
 format: install  ## Format the code and fix what ruff can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean:  ## Remove runs and caches, but keep .venv
-	rm -rf runs .mypy_cache .ruff_cache .pytest_cache
+	rm -rf runs dist .mypy_cache .ruff_cache .pytest_cache

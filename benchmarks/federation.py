@@ -119,6 +119,10 @@ def register(control: int, tls: Tls, key: Path) -> int:
         return int(client.RegisterNode(request).node_id)
 
 
+SMALL: Mapping[str, Value] = {"min-train-patients": 1, "min-patients": 1}
+"""Settings of a site whose few patients are phantoms, so that no number need hide them."""
+
+
 def start_supernode(
     running: Processes, superlink: str, node: Mapping[str, str], *, namespace: str = ""
 ) -> None:
@@ -129,7 +133,7 @@ def start_supernode(
         [
             *("flower-supernode", "--insecure", "--superlink", superlink),
             *("--host", LOOPBACK, "--port", str(local_port)),
-            *("--node-config", flower_config(node)),
+            *("--node-config", flower_config({**SMALL, **node})),
         ],
         namespace=namespace,
     )
@@ -147,7 +151,7 @@ def join(
     """Register a new key for a site and start ``rate-my-lora join``, as a hospital does.
 
     ``settings`` are the keys of the site's file, without the certificate, the private key, the
-    cache and the local port, which are filled in here, and ``approve``, which is ``any``.
+    cache, the local port, ``SMALL`` and ``approve = "any"``, which are filled in here.
     """
     site = str(settings["site"])
     key, file = running.folder / f"{site}.key", running.folder / f"{site}.toml"
@@ -160,7 +164,7 @@ def join(
         "cache-dir": str(running.folder / "cache"),
         "approve": "any",
     }
-    text = tomli_w.dumps({**places, "local-port": local_port, **settings})
+    text = tomli_w.dumps({**places, "local-port": local_port, **SMALL, **settings})
     file.write_text(text, encoding="utf-8")
     command = ["rate-my-lora", "join", str(file)]
     running.start(site, command, namespace=namespace, environment=environment)

@@ -35,6 +35,13 @@ class Scores:
         """P: the mean over structures in each volume, then over volumes."""
         return _by_structure(self.dice)["mean"]
 
+    def without(self, structures: np.ndarray) -> "Scores":
+        """Return the scores without some structures, bool (3,), whose scores become NaN."""
+        return Scores(
+            np.where(structures, np.nan, self.dice),
+            np.where(structures, np.nan, self.hd95_mm) if self.hd95_mm.size else self.hd95_mm,
+        )
+
     def summary(self) -> dict[str, dict[str, float]]:
         """Return ``{"dice": {"LV", "MYO", "RV", "mean"}, "hd95_mm": {…}}`` over the cases."""
         result = {"dice": _by_structure(self.dice)}
@@ -96,6 +103,11 @@ def evaluate(
     return Scores(np.stack(found), np.stack(distances) if hd95 else np.empty((0, 3)))
 
 
+def present(label: Tensor) -> np.ndarray:
+    """Return bool (3,): whether labels (z, h, w) have LV, MYO and RV."""
+    return np.array([bool((label == value).any()) for value in range(1, NUM_CLASSES)])
+
+
 def _one_hot(label: Tensor) -> Tensor:
     """Return labels (z, H, W) as indicator functions (1, 4, z, H, W)."""
     return F.one_hot(label.long(), NUM_CLASSES).permute(3, 0, 1, 2)[None]
@@ -119,6 +131,5 @@ def _hd95_mm(prediction: Tensor, truth: Tensor, spacing_mm: Tensor) -> np.ndarra
             spacing=spacing_mm.tolist(),
         )[0].numpy()
     extent = np.linalg.norm(np.array(truth.shape) * spacing_mm.numpy())
-    present = np.array([bool((truth == label).any()) for label in range(1, NUM_CLASSES)])
     distance = np.where(np.isfinite(distance), distance, extent)
-    return np.where(present, distance, np.nan)
+    return np.where(present(truth), distance, np.nan)

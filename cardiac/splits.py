@@ -1,7 +1,8 @@
-"""Split a site's patients 8:1:1 into train, validation and test."""
+"""Split a site's patients 8:1:1 into train, validation and test, none smaller than allowed."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from cardiac.datasets import Case
@@ -10,29 +11,57 @@ from common.errors import UserError
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 MIN_PATIENTS = 3
+"""Fewest patients of a site whose splits may be as small as one patient."""
 
 
-def split_patients(patients: Iterable[str], seed: int) -> dict[Split, list[str]]:
+class TooFewPatientsError(UserError):
+    """A site has fewer patients than its splits must have; the text counts them."""
+
+
+@dataclass(frozen=True)
+class Cohorts:
+    """The fewest patients that each split of a site must have."""
+
+    train: int = 1
+    val: int = 1
+    test: int = 1
+    """0 for a site that tests on nobody, which then trains and validates on all its patients."""
+
+    @property
+    def total(self) -> int:
+        """The fewest patients that a site must have."""
+        return self.train + self.val + self.test
+
+
+SMALLEST = Cohorts()
+
+
+def split_patients(
+    patients: Iterable[str], seed: int, least: Cohorts = SMALLEST
+) -> dict[Split, list[str]]:
     """Divide patients 8:1:1 by a hash of (seed, patient) in [0, 1).
 
     A hash below 0.1 means test, below 0.2 validation, otherwise train, so new patients move
-    nobody. Where a split of a small site would be empty, it gets the patient with the nearest hash.
+    nobody. A split that would be smaller than ``least`` allows gets the patients with the nearest
+    hashes. Where nobody is tested on, a hash below 0.1 means validation, otherwise train.
 
     Raises
     ------
-    UserError
-        There are fewer than three patients.
+    TooFewPatientsError
+        There are fewer patients than ``least`` allows.
     """
     position = {patient: _position(patient, seed) for patient in set(patients)}
     order = sorted(position, key=lambda patient: position[patient])
-    if len(order) < MIN_PATIENTS:
-        raise UserError(
-            f"{len(order)} patient(s) cannot be split into train, validation and test; "
-            f"expected at least {MIN_PATIENTS}"
+    if len(order) < least.total:
+        words = {"train": "train", "val": "validate", "test": "test"}
+        needed = ", ".join(f"{getattr(least, key)} to {word} on" for key, word in words.items())
+        raise TooFewPatientsError(
+            f"{len(order)} patient(s) cannot be split, expected at least {least.total} ({needed})"
         )
-    below = [sum(position[patient] < limit for patient in order) for limit in (0.1, 0.2)]
-    test_end = min(max(below[0], 1), len(order) - 2)
-    val_end = min(max(below[1], test_end + 1), len(order) - 1)
+    limits = (0.1, 0.2) if least.test else (0.0, 0.1)
+    below = [sum(position[patient] < limit for patient in order) for limit in limits]
+    test_end = min(max(below[0], least.test), len(order) - least.train - least.val)
+    val_end = min(max(below[1], test_end + least.val), len(order) - least.train)
     return {
         "train": sorted(order[val_end:]),
         "val": sorted(order[test_end:val_end]),
@@ -40,9 +69,11 @@ def split_patients(patients: Iterable[str], seed: int) -> dict[Split, list[str]]
     }
 
 
-def split_cases(cases: Sequence[Case], seed: int) -> dict[Split, list[Case]]:
+def split_cases(
+    cases: Sequence[Case], seed: int, least: Cohorts = SMALLEST
+) -> dict[Split, list[Case]]:
     """Divide a site's cases as :func:`split_patients` does; a patient's frames stay together."""
-    patients = split_patients((case.patient for case in cases), seed)
+    patients = split_patients((case.patient for case in cases), seed, least)
     split_of = {patient: split for split in SPLITS for patient in patients[split]}
     return {split: [case for case in cases if split_of[case.patient] == split] for split in SPLITS}
 
@@ -58,6 +89,7 @@ def restrict(
     """Keep fewer training and validation patients of a site, and all test patients.
 
     Patients are kept in the order of their hash, so a larger number keeps the same ones and more.
+    This is for simulations: a hospital's split does not hang on what a run asks for.
 
     Parameters
     ----------

@@ -80,10 +80,10 @@ SERVES: Mapping[str, Callable[[Site, Request], RecordDict]] = {
 
 def serve(settings: SiteSettings, request: Request) -> RecordDict:
     """Do what an accepted request asks for, and return the content of the reply."""
-    if request.config.train.threads:
-        torch.set_num_threads(request.config.train.threads)
-    site = open_site(settings, settings.applied(request.config))
-    return SERVES[request.kind](site, request)
+    config = settings.applied(request.config)
+    if config.train.threads:
+        torch.set_num_threads(config.train.threads)
+    return SERVES[request.kind](open_site(settings, config), request)
 
 
 def answer(message: Message, context: Context, refusal: str = "") -> Message:

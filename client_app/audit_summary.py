@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from client_app.audit import OUT, PASSED
+from client_app.audit import LOG, OUT, PASSED
 
 
 @dataclass
@@ -35,6 +35,8 @@ class Summary:
     """Traffic by (run, kind, direction)."""
     refusals: list[Mapping[str, Any]] = field(default_factory=list)
     """The lines of messages that the guard stopped."""
+    mended: list[Mapping[str, Any]] = field(default_factory=list)
+    """The lines that say what was mended in the log after a crash."""
     first: str = ""
     """Time of the first message; empty where there is none. ``last`` likewise."""
     last: str = ""
@@ -46,6 +48,9 @@ def summarise(lines: Iterable[Mapping[str, Any]]) -> Summary:
     for line in lines:
         summary.first = summary.first or str(line["time"])
         summary.last = str(line["time"])
+        if line["direction"] == LOG:
+            summary.mended.append(line)
+            continue
         found = summary.traffic[str(line["run"]), str(line["kind"]), str(line["direction"])]
         if line["verdict"] != PASSED:
             found.refused += 1
@@ -75,6 +80,7 @@ def to_json(summary: Summary) -> dict[str, Any]:
             }
             for key, t in sorted(summary.traffic.items())
         ],
+        "mended": [{"time": line["time"], "note": line.get("note")} for line in summary.mended],
         "refusals": [
             {key: line[key] for key in ("time", "run", "round", "kind", "verdict")}
             for line in summary.refusals

@@ -48,7 +48,7 @@ def fault(message: Message, settings: SiteSettings) -> str:
         if name == CONFIG and isinstance(record, ConfigRecord):
             found = _config_fault(record)
         elif name in {ADAPTER, FOLD, FOLDED, *OTHERS} and isinstance(record, ArrayRecord):
-            most = largest and largest.get(name, largest[ADAPTER])
+            most = largest.get(name, largest[ADAPTER]) if largest else None
             found = _array_fault(record, most)
         else:
             found = f"found a record {clean(name)!r} that no request has"

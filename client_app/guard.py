@@ -13,6 +13,7 @@ from logging import ERROR
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.common import log
 
+from cardiac.splits import TooFewPatientsError
 from client_app import envelope, limits
 from client_app.approval import NotApprovedError
 from client_app.assembly import NotHeldError, layer_shapes
@@ -24,6 +25,7 @@ from common.errors import UserError
 from common.messages import (
     CANNOT,
     REFUSED,
+    TOO_FEW,
     UNEXPECTED,
     Description,
     Failure,
@@ -65,8 +67,9 @@ def guard(message: Message, context: Context, serve: Serve, refusal: str = "") -
         audit = None if settings.simulated else AuditLog(settings.audit_path())
         name = _request_id(message, context)
         fault = "" if refusal else _fault(message, settings)  # 1
+        came = ""
         if audit is not None:  # 2
-            audit.write(name, IN, f"refused: {fault}" if fault else PASSED, message)
+            came = audit.write(name, IN, f"refused: {fault}" if fault else PASSED, message)
         request: Request | None = None
         ledger: Ledger | None = None
         try:
@@ -76,12 +79,7 @@ def guard(message: Message, context: Context, serve: Serve, refusal: str = "") -
                 raise UserError(f"{messages.SERVER}: {fault}")
             else:
                 request = messages.read_request(message)  # 3
-                limits.check(settings, request)  # 4
-                stored = None
-                if not settings.simulated:
-                    ledger = open_ledger(settings, request)  # 5
-                    stored = ledger.answered(request)  # 6
-                content = stored or serve(settings, request)  # 7
+                content, ledger = _served(settings, request, serve)
         except Exception as error:
             content = _failure(error, simulated=simulated)
         verdict = PASSED
@@ -94,10 +92,13 @@ def guard(message: Message, context: Context, serve: Serve, refusal: str = "") -
             log(ERROR, "egress guard: %s reply refused: %s", name.kind, error)
         except Exception as error:
             content = _failure(error, simulated=simulated)
+        if verdict == PASSED:
+            messages.seal(content, came)
         if audit is not None:
             audit.write(name, OUT, verdict, Message(content, reply_to=message))
         if verdict != PASSED:
             content = Failure(REFUSED).to_record()
+            messages.seal(content, came)
     except Exception as error:  # the site's settings are wrong, or its log cannot be written
         content = _failure(error, simulated=simulated)
     return Message(content, reply_to=message)
@@ -111,13 +112,25 @@ def _fault(message: Message, settings: SiteSettings) -> str:
         return str(error)
 
 
+def _served(
+    settings: SiteSettings, request: Request, serve: Serve
+) -> tuple[RecordDict, Ledger | None]:
+    """Return the reply's content for steps 4 to 7, and the run's ledger where there is one."""
+    limits.check(settings, request)  # 4
+    if settings.simulated:
+        return serve(settings, request), None
+    ledger = open_ledger(settings, request)  # 5
+    return ledger.answered(request) or serve(settings, request), ledger  # 6, 7
+
+
 def _failure(error: Exception, *, simulated: bool) -> RecordDict:
     """Log an error and return the reply that says as much of it as may leave."""
     if isinstance(error, UserError):
         log(ERROR, "%s", clean(error, LONGEST_ERROR))
         may_leave = simulated or isinstance(error, LimitError | NotHeldError)
         site = error.site if isinstance(error, NotApprovedError) else ""
-        return Failure(str(error) if may_leave else CANNOT, site).to_record()
+        fixed = TOO_FEW if isinstance(error, TooFewPatientsError) else CANNOT
+        return Failure(str(error) if may_leave else fixed, site).to_record()
     log(ERROR, "unexpected error", exc_info=error)
     reason = f"{UNEXPECTED} ({type(error).__name__})" if simulated else UNEXPECTED
     return Failure(reason).to_record()
@@ -136,24 +149,27 @@ def check_reply(
     ReplyError
         The reply holds something else, or lacks something.
     """
+    content, _ = messages.unsealed(content)  # of a stored reply
     if (failure := Failure.found_in(content)) is not None:
         if content != failure.to_record():
             raise ReplyError("an error text and something beside it")
         if not any_sentence:
             failure.check()
         return
+    found: messages.Reply
     match request:
         case messages.Describe():
-            Description.from_record(content)
+            found = Description.from_record(content)
         case messages.Train():
             expected = expected_tensors(request)
-            Update.from_record(content, lambda arrays: _read_exactly(arrays, expected))
+            found = Update.from_record(content, lambda arrays: _read_exactly(arrays, expected))
         case messages.Validate():
-            Validation.from_record(content, len(request.others))
+            found = Validation.from_record(content, len(request.others))
         case messages.Test():
-            messages.TestScores.from_record(content)
+            found = messages.TestScores.from_record(content)
         case _:
             raise ReplyError("an answer to what is no request")
+    found.check_decimals()
 
 
 def expected_tensors(request: Request) -> Mapping[str, tuple[int, ...]]:

@@ -4,11 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from cardiac.splits import Cohorts
 from common import messages
-from common.config import RunConfig
+from common.config import HIGHEST_SEED, RunConfig
 from common.errors import UserError
-from common.messages import SHA256
+from common.files import cut_name
 from common.options import Check, Value, option, parse
+from common.text import A_NAME, is_name
 
 REQUESTS = {messages.TRAIN: "train", messages.VALIDATE: "validate", messages.TEST: "test"}
 """The word in ``serves`` for each kind of request that a site may decline."""
@@ -35,10 +37,18 @@ class SiteSettings:
     """File of the base model."""
     cache_dir: str = "runs/cache"
     """Folder for prepared volumes, and for what the site keeps between rounds."""
-    split_by: str = ""
-    """Column that tells the sites of the folder apart; empty to take the run's."""
-    affine_axes: str = option("", choices=("", "LPS", "RAS"))
-    """Convention of the affines in the site's files; empty to take the run's."""
+    split_by: str = "VENDOR"
+    """Column that tells the sites of the folder apart. Over a network the run's own ``split-by``,
+    ``affine-axes`` and ``split-seed`` count for nothing."""
+    affine_axes: str = option("LPS", choices=("LPS", "RAS"))
+    """Convention of the affines in the site's files."""
+    split_seed: int = option(0, low=0, high=HIGHEST_SEED)
+    """Seed of the split into training, validation and test patients, which no run can move."""
+    min_train_patients: int = option(10, low=1, high=1_000_000)
+    """Fewest patients that the site trains on; with fewer it declines. In simulation 1."""
+    min_patients: int = option(5, low=1, high=1_000_000)
+    """Fewest patients behind any Dice or distance that leaves, so also the fewest to validate and
+    to test on; with fewer the site declines. In simulation 1."""
     audit_log: str = ""
     """File that every message in and out is written to; empty for ``audit-SITE.jsonl`` in
     ``cache-dir``."""
@@ -93,11 +103,11 @@ class SiteSettings:
         requests = list(REQUESTS.values())
         wrong = sorted(self.served() - set(requests)) or [self.serves]
         return [
-            ("site", self.name or None, bool(self.name) or self.simulated,
-             "the name of this site's data"),
+            ("site", self.name or None, is_name(self.name) or (self.simulated and not self.name),
+             f"the name of this site's data, {A_NAME}"),
             ("serves", wrong[0], bool(self.served()) and self.served() <= set(requests),
              f"some of {', '.join(requests)}"),
-            *(("approved", word, bool(SHA256.fullmatch(word)), "hashes, separated by commas")
+            *(("approved", word, bool(messages.SHA256.fullmatch(word)), "hashes and commas")
               for word in sorted(self.listed())),
         ]  # fmt: skip
 
@@ -105,6 +115,13 @@ class SiteSettings:
     def simulated(self) -> bool:
         """Whether the node is part of a simulation, and so belongs to the run's own user."""
         return self.partition is not None
+
+    def cohorts(self) -> Cohorts:
+        """Return the fewest patients of each split; a site without ``test`` tests on nobody."""
+        if self.simulated:
+            return Cohorts()
+        tested = self.min_patients if "test" in self.served() else 0
+        return Cohorts(self.min_train_patients, self.min_patients, tested)
 
     def served(self) -> set[str]:
         """Return the words in ``serves``."""
@@ -116,7 +133,7 @@ class SiteSettings:
 
     def audit_name(self) -> str:
         """Return the audit log's file name where ``audit-log`` is not set."""
-        return f"audit-{self.name.replace('/', '-')}.jsonl"
+        return f"audit-{cut_name(self.name.replace('/', '-'))}.jsonl"
 
     def audit_path(self) -> Path:
         """Return the path of the audit log."""
@@ -124,17 +141,30 @@ class SiteSettings:
         return log.expanduser()
 
     def applied(self, config: RunConfig) -> RunConfig:
-        """Return the run's configuration with the site's own settings in it."""
+        """Return the configuration that a site works by: the run's, with the site's own settings.
+
+        Where it is deployed, all keys that affect only the server have their defaults, so that a
+        run that changes them does not make the site read its data again.
+        """
         if self.simulated:
             return config
         data = replace(
             config.data,
             data_dir=self.data_dir,
             cache_dir=self.cache_dir,
-            split_by=self.split_by or config.data.split_by,
-            affine_axes=self.affine_axes or config.data.affine_axes,
+            split_by=self.split_by,
+            affine_axes=self.affine_axes,
+            split_seed=self.split_seed,
         )
-        return replace(config, data=data, base_model=self.base_model)
+        return RunConfig(
+            config.model,
+            data,
+            replace(config.train, threads=self.threads, device=self.device),
+            config.method,
+            seed=config.seed,
+            base_model=self.base_model,
+            base_sha256=config.base_sha256,
+        )
 
     def check(self, kind: str, config: RunConfig, rank: int) -> None:
         """Check a request of Flower's message type ``kind`` against the site's limits.
@@ -144,11 +174,17 @@ class SiteSettings:
         LimitError
             The site does not serve the request, or the request asks for too much.
         """
+        for key, value in config.data.simulated_only().items():
+            if value and not self.simulated:
+                raise LimitError(f"{key} is set, which is for simulations only")
         request = REQUESTS.get(kind)
         if request is not None and request not in self.served():
             raise LimitError(f"this site does not serve {request}")
         if request != "train":
             return
+        rates = config.method.rates_start or config.method.rates_own
+        if rates and "validate" not in self.served():
+            raise LimitError("this site does not serve validate")
         if config.method.trains == "weights" and not (self.whole_weights or self.simulated):
             raise LimitError("all weights are asked, this site sends adapters alone")
         if self.max_rank and rank > self.max_rank:

@@ -2,18 +2,26 @@
 
 import time
 from collections.abc import Mapping
-from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import torch
 from monai.networks.nets import BasicUNet
 
 from cardiac.datasets import Case, group_by_site, read_cases
-from cardiac.evaluation import Scores, evaluate
+from cardiac.evaluation import Scores, evaluate, present
 from cardiac.preprocessing import Volume, load_volume, volumes
-from cardiac.splits import SPLITS, Split, restrict, split_cases
+from cardiac.splits import (
+    SPLITS,
+    Cohorts,
+    Split,
+    TooFewPatientsError,
+    restrict,
+    split_cases,
+)
 from cardiac.training import Trainer, training_slices
-from client_app import demo
+from client_app import demo, prepared
 from client_app.assembly import State
 from client_app.memory import Memory, memory_folder
 from client_app.settings import SiteSettings
@@ -21,11 +29,14 @@ from common import lora
 from common.adapter import Adapter
 from common.config import RunConfig
 from common.errors import UserError
+from common.labels import STRUCTURES
 from common.messages import Description, Update
 from common.model import file_sha256, load_base
 from common.seeding import derive_seed
 from common.weights import Weights
 
+MOST_OPEN = 4
+"""How many simulated sites a process holds."""
 POOLED = "all sites"
 """Name of the one site that holds all cases, where ``pool`` is set."""
 
@@ -60,17 +71,36 @@ class Site:
         self.base_model = config.path(base)
         data_dir = config.path(data)
         self.name, cases = _own_cases(settings, config, data_dir)
-        self.cases = _divided(cases, config, f"{data_dir}: site")
+        self.cases = _divided(cases, config, settings.cohorts(), f"{data_dir}: site")
+        cache = prepared.folder(settings, config, chain(*self.cases.values()))
         self.volumes: dict[Split, list[Volume]] = {
-            split: self._load(self.cases[split]) for split in SPLITS
+            split: self._load(self.cases[split], cache) for split in SPLITS
         }
+        self.hidden = {split: self._hidden(split) for split in SPLITS}
+        if self.hidden["val"].all():
+            raise TooFewPatientsError(
+                f"{data_dir}: site {self.name}: no structure is labelled in at least "
+                f"{settings.cohorts().val} of the {len(self.patients('val'))} validation patients"
+            )
         self.slices = training_slices(self.volumes["train"])
         self.base_sha256 = file_sha256(self.base_model)
 
-    def _load(self, cases: list[Case]) -> list[Volume]:
-        cache_dir = self.config.path(self.config.data.cache_dir) / "volumes"
-        dataset = volumes(cases, self.config.data.spacing_mm, cache_dir)
+    def _load(self, cases: list[Case], cache: Path) -> list[Volume]:
+        dataset = volumes(cases, self.config.data.spacing_mm, cache)
         return [load_volume(dataset, index) for index in range(len(cases))]
+
+    def patients(self, split: Split) -> set[str]:
+        """Return the patients of a split."""
+        return {case.patient for case in self.cases[split]}
+
+    def _hidden(self, split: Split) -> np.ndarray:
+        """Return bool (3,): structures of too few of a split's patients to tell a score of."""
+        having: list[set[str]] = [set() for _ in STRUCTURES]
+        for case, volume in zip(self.cases[split], self.volumes[split], strict=True):
+            for structure in np.flatnonzero(present(volume["native_label"])):
+                having[structure].add(case.patient)
+        least = self.settings.cohorts().val
+        return np.array([len(patients) < least for patients in having])
 
     def describe(self) -> Description:
         """Return what the site tells the server about itself.
@@ -137,7 +167,8 @@ class Site:
 
     def _score(self, model: BasicUNet, split: Split, *, hd95: bool = False) -> Scores:
         device = self.config.train.torch_device()
-        return evaluate(model, self.volumes[split], device, hd95=hd95)
+        scores = evaluate(model, self.volumes[split], device, hd95=hd95)
+        return scores.without(self.hidden[split])
 
     def memory(self, run_id: str) -> Memory:
         """Return where the site keeps what it needs in a run's next round."""
@@ -150,7 +181,7 @@ def _weights(model: BasicUNet) -> Weights:
 
 
 def _divided(
-    groups: Mapping[str, list[Case]], config: RunConfig, source: str
+    groups: Mapping[str, list[Case]], config: RunConfig, least: Cohorts, source: str
 ) -> dict[Split, list[Case]]:
     """Split each group's cases on their own, keep those that the run uses, and join the groups."""
     data = config.data
@@ -158,14 +189,14 @@ def _divided(
     for name, cases in groups.items():
         try:
             parts = restrict(
-                split_cases(cases, data.split_seed),
+                split_cases(cases, data.split_seed, least),
                 train_patients=data.train_patients,
                 val_patients=data.val_patients,
                 validate_on=data.validate_on,
                 seed=data.split_seed,
             )
         except UserError as error:
-            raise UserError(f"{source} {name}: {error}") from None
+            raise type(error)(f"{source} {name}: {error}") from None
         for split in SPLITS:
             divided[split] += parts[split]
     return divided
@@ -192,7 +223,27 @@ def _own_cases(
     return name, {name: groups[name]}
 
 
-@lru_cache(maxsize=4)
-def open_site(settings: SiteSettings, config: RunConfig) -> Site:
-    """Return the site; a process reads it once for all requests of a run."""
-    return Site(settings, config)
+class OpenSites:
+    """The sites that this process has read, each once for all requests of a run.
+
+    A deployed site forgets one run's patients before it reads them for another.
+    """
+
+    def __init__(self) -> None:
+        self._open: dict[tuple[SiteSettings, RunConfig], Site] = {}
+
+    def __call__(self, settings: SiteSettings, config: RunConfig) -> Site:
+        """Return the site with a run's configuration; see :class:`Site` for the errors."""
+        found = self._open.get((settings, config))
+        if found is None:
+            if not settings.simulated or len(self._open) == MOST_OPEN:
+                self.cache_clear()
+            found = self._open[settings, config] = Site(settings, config)
+        return found
+
+    def cache_clear(self) -> None:
+        """Forget all sites, as their data may have changed."""
+        self._open.clear()
+
+
+open_site = OpenSites()

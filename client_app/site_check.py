@@ -6,15 +6,19 @@ Each ``try_`` function returns what it found, or raises a ``UserError`` that say
 from collections.abc import Callable
 from pathlib import Path
 
+from cardiac.splits import SPLITS, Split
+from client_app.audit import AuditLog
 from client_app.settings import SiteSettings
 from client_app.site import Site
 from common.config import RunConfig
 from common.console import console
 from common.errors import UserError
 from common.flower_private import is_port_in_use
+from common.labels import STRUCTURES
 from common.model import file_sha256, load_base, read_features
 from common.writable import check_folder, check_log
 
+EVALUATED: tuple[Split, ...] = ("val", "test")
 NEEDED = frozenset(("base-model", "cache-dir"))
 """Keys that must be right before the data can be tried."""
 
@@ -87,6 +91,7 @@ def try_log(settings: SiteSettings) -> str:
     """Check that messages can be logged, without adding one to the log."""
     path = settings.audit_path()
     check_log(path)
+    AuditLog(path).chain.check_begun()
     return f"{path}: can be appended to"
 
 
@@ -102,5 +107,14 @@ def try_health(address: str) -> str:
 def try_data(settings: SiteSettings) -> str:
     """Read the site's data, which also writes its prepared volumes to the cache."""
     site = Site(settings, settings.applied(RunConfig()))
-    counts = ", ".join(f"{len(cases)} {split}" for split, cases in site.cases.items())
-    return f"{site.name}: {counts} cases, {len(site.slices)} training slices"
+    counts = ", ".join(f"{len(site.patients(split))} {split}" for split in SPLITS)
+    total = sum(len(site.patients(split)) for split in SPLITS)
+    told = f"{site.name}: {total} patients, split into {counts}; {len(site.slices)} train slices"
+    hidden = (
+        f"{structure} ({split})"
+        for split in EVALUATED
+        for structure, few in zip(STRUCTURES, site.hidden[split], strict=True)
+        if few and site.cases[split]
+    )
+    few = ", ".join(hidden)
+    return f"{told}; labelled in too few patients to be told: {few}" if few else told

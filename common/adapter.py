@@ -1,6 +1,5 @@
 """``Adapter``, the LoRA factors of a whole model, and its safetensors file."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,12 +11,11 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError
+from common.files import cut_name
 from common.tensor_files import read_tensors, write_tensors
 
 BASE_NOTE = "base-sha256"
 """Key in an adapter file's notes: the SHA-256 of the base that it was trained on."""
-LONGEST_FILE = 150
-"""Most letters of a site's percent-encoded name in the name of a file."""
 
 
 class Factors(NamedTuple):
@@ -112,16 +110,8 @@ class Adapter:
 
 
 def site_file(site: str) -> str:
-    """Return the file name of a site's adapter, percent-encoded as other machines name sites.
-
-    A long name is cut, as a file's may have 255 bytes, and ends with ``+`` and a hash, which no
-    encoded name has.
-    """
-    name = quote(site, safe="", errors="surrogatepass")
-    if len(name) > LONGEST_FILE:
-        digest = hashlib.sha256(name.encode()).hexdigest()[:16]
-        name = f"{name[:LONGEST_FILE]}+{digest}"
-    return f"{name}.safetensors"
+    """Return the file name of a site's adapter, percent-encoded as other machines name sites."""
+    return f"{cut_name(quote(site, safe=''))}.safetensors"
 
 
 def save_adapter(adapter: Adapter, path: Path, notes: Mapping[str, str] | None = None) -> None:

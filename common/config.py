@@ -55,7 +55,8 @@ class DataConfig:
     configuration ``data-dir`` replaces it."""
     affine_axes: str = option("LPS", affects="result", choices=("LPS", "RAS"))
     """Directions of the NIfTI affines' first two axes: LPS as in ACDC and M&Ms-2, or RAS as in the
-    standard and from dcm2niix. A site's node configuration ``affine-axes`` replaces it."""
+    standard and from dcm2niix. A deployed site takes its own, as ``split-by`` and ``split-seed``,
+    and declines a run that sets a key of :meth:`simulated_only`."""
     split_by: str = option("VENDOR", affects="result", longest=100)
     """Column of the data set's table whose values are the sites."""
     split_seed: int = option(0, affects="result", low=0, high=HIGHEST_SEED)
@@ -64,15 +65,27 @@ class DataConfig:
     """Whether one SuperNode trains on the cases of all sites, each split as on its own: the
     ceiling if data were shared, in simulation only."""
     train_patients: int = option(0, affects="result", low=0, high=1_000_000)
-    """Highest number of training patients at a site; 0 for all."""
+    """Highest number of training patients at a site, in simulation only; 0 for all."""
     val_patients: int = option(0, affects="result", low=0, high=1_000_000)
-    """Highest number of validation patients at a site; 0 for all."""
+    """Highest number of validation patients at a site, in simulation only; 0 for all."""
     validate_on: str = option("", affects="result", longest=200)
-    """``COLUMN=VALUE``: validate on these patients alone; empty for all."""
+    """``COLUMN=VALUE``: validate on these patients alone, in simulation only; empty for all."""
     spacing_mm: float = option(1.5, affects="result", low=0.3, high=10)
     """In-plane spacing, in mm, to which images are resampled for the network."""
     cache_dir: str = option("runs/cache", affects="place")
     """Folder of prepared volumes, phantoms and pretrained demo bases."""
+
+    def simulated_only(self) -> dict[str, Value]:
+        """Return the keys that choose patients, with their values; all are off by default.
+
+        A run may set them in simulation only: with them a coordinator could single out patients.
+        """
+        return {
+            "pool": self.pool,
+            "train-patients": self.train_patients,
+            "val-patients": self.val_patients,
+            "validate-on": self.validate_on,
+        }
 
 
 @dataclass(frozen=True)
@@ -101,7 +114,7 @@ class TrainConfig:
     """Device to compute on; ``auto`` takes a GPU where there is one."""
     mixed_precision: bool = option(True, affects="result")
     """Whether a GPU computes in half precision; the CPU always computes in single precision."""
-    threads: int = option(0, affects="machine", low=0, high=4096)
+    threads: int = option(0, affects="machine", low=0, high=1024)
     """CPU threads of a site's process; 0 keeps torch's default."""
 
     def checks(self) -> list[Check]:

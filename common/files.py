@@ -1,13 +1,21 @@
 """Writing files so that they are either whole or not there, and JSON without NaN."""
 
+import hashlib
 import math
 import os
+import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
+
+PART = re.compile(r"\..+\.\d+\.part")
+"""Names of temporary files."""
+LONGEST_NAME = 150
+"""Most bytes of another machine's name in the name of a file."""
 
 
 @contextmanager
@@ -33,6 +41,29 @@ def replace_file(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def remove_parts(folder: Path, older_than_s: float = 0.0) -> None:
+    """Remove the temporary files that :func:`replace_file` left in a folder when it was killed.
+
+    ``older_than_s`` is the least age (s), for a folder that other processes may write to now.
+    """
+    for path in folder.glob(".*.part"):
+        with suppress(OSError):  # another process may have removed it
+            if PART.fullmatch(path.name) and path.stat().st_mtime <= time.time() - older_than_s:
+                path.unlink()
+
+
+def cut_name(name: str) -> str:
+    """Return a name that fits into a file's, which may have 255 bytes.
+
+    A longer one is cut and ends with ``+`` and a hash.
+    """
+    data = name.encode(errors="backslashreplace")
+    if len(data) <= LONGEST_NAME:
+        return name
+    digest = hashlib.sha256(data).hexdigest()[:16]
+    return f"{data[:LONGEST_NAME].decode(errors='ignore')}+{digest}"
 
 
 def write_text(path: Path, text: str) -> None:

@@ -21,6 +21,7 @@ from common.errors import UserError
 from common.labels import STRUCTURES
 from common.method import BOTH, Half
 from common.options import Value, keys_of, option, parse, to_flat
+from common.text import A_NAME, clean, is_name
 from common.weights import Parameters
 
 # The names of the records in a message.
@@ -46,12 +47,12 @@ TEST = "evaluate.test"
 
 SERVER = "message from the server"
 """The source that errors about a request name."""
-SITE_NAME = re.compile(r"[^\x00-\x1f]{1,100}")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 CANNOT = "it cannot; the site's own log says why"
 UNEXPECTED = "unexpected error; the site's own log says where"
 REFUSED = "the site's egress guard refused the reply"
+TOO_FEW = "this site has fewer patients than it requires behind each number that leaves it"
 OTHER_NETWORK = "the run is for another network than this site's base model"
 MEMORY = "the run needs more memory or disk than this site allows"
 NOT_HELD = "this site does not hold "
@@ -67,12 +68,13 @@ NUMBERED = (
     r"the run is of (another app|version [\w.+]+), this site has version [\w.+]+",
     r"all weights are asked, this site sends adapters alone",
     r"this site does not serve (train|validate|test)",
+    r"(pool|train-patients|val-patients|validate-on) is set, which is for simulations only",
     r"[a-z0-9-]+ = [\d.e+-]+ is asked, this site allows [\d.e+-]+ to [\d.e+-]+",
     r"[a-z0-9-]+ has a value that this site does not allow",
     NOT_HELD + r"(the \d+ merges so far|its factors of round \d+)",
 )
 FIXED = (
-    CANNOT, UNEXPECTED, REFUSED, OTHER_NETWORK, MEMORY, NOT_APPROVED, ANSWERED, TOO_FAR,
+    CANNOT, UNEXPECTED, REFUSED, TOO_FEW, OTHER_NETWORK, MEMORY, NOT_APPROVED, ANSWERED, TOO_FAR,
 )  # fmt: skip
 SENTENCES = re.compile("|".join((*map(re.escape, FIXED), *NUMBERED)))
 """The only sentences in which a site says what is wrong; its own log names files and patients."""
@@ -230,8 +232,15 @@ class Reply:
                 raise ReplyError(f"{key} is {value:g}, expected {expected}")
 
     def to_record(self) -> RecordDict:
-        """Return the message's content."""
-        return RecordDict({METRICS: MetricRecord(self.numbers())})  # type: ignore[arg-type]
+        """Return the message's content, with its numbers rounded by :func:`rounded`."""
+        numbers = {key: rounded(key, value) for key, value in self.numbers().items()}
+        return RecordDict({METRICS: MetricRecord(numbers)})  # type: ignore[arg-type]
+
+    def check_decimals(self) -> None:
+        """Check that no number has more decimals than may leave; raises ReplyError."""
+        for key, value in self.numbers().items():
+            if rounded(key, value) != value and not math.isnan(value):
+                raise ReplyError(f"{key} has more decimals than may leave")
 
     @classmethod
     def _read(
@@ -289,15 +298,13 @@ class Description(Reply):
         config = content.get(CONFIG)
         if not isinstance(config, ConfigRecord):
             raise ReplyError("the reply does not describe the site")
-        patterns = {"site": SITE_NAME, "base-sha256": SHA256}
-        check_names("config", config, patterns)
-        for key, pattern in patterns.items():
-            value = config.get(key)
-            if not isinstance(value, str):
-                raise ReplyError(f"{key} is {value!r}, expected a str")
-            if not pattern.fullmatch(value):
-                raise ReplyError(f"{key} does not match {pattern.pattern}")
-        return cls(config["site"], config["base-sha256"], **cls._read(content, {CONFIG}))  # type: ignore[arg-type]
+        check_names("config", config, {"site", "base-sha256"})
+        name, sha256 = config.get("site"), config.get("base-sha256")
+        if not is_name(name):
+            raise ReplyError(f"site is {clean(repr(name))}, expected {A_NAME}")
+        if not (isinstance(sha256, str) and SHA256.fullmatch(sha256)):
+            raise ReplyError(f"base-sha256 is {clean(repr(sha256))}, expected a SHA-256")
+        return cls(name, sha256, **cls._read(content, {CONFIG}))
 
 
 @dataclass(frozen=True)
@@ -436,13 +443,17 @@ class Failure:
         config = content.get(CONFIG)
         if not (isinstance(config, ConfigRecord) and ERROR in config):
             return None
-        site = str(config.get("site", ""))
-        return cls(str(config[ERROR]), site if SITE_NAME.fullmatch(site) else "")
+        site = config.get("site")
+        return cls(str(config[ERROR]), site if is_name(site) else "")
 
 
 def seal(content: RecordDict, sha256: str) -> None:
-    """Add to a reply the hash of the last line in the site's audit log."""
-    content.config_records.setdefault(CONFIG, ConfigRecord())[AUDIT] = sha256
+    """Add to a reply the hash of the last line in the site's audit log; none where it is empty.
+
+    A stored reply, which is sent again, keeps the hash that it has.
+    """
+    if sha256:
+        content.config_records.setdefault(CONFIG, ConfigRecord()).setdefault(AUDIT, sha256)
 
 
 def unsealed(content: RecordDict) -> tuple[RecordDict, str]:
@@ -489,6 +500,17 @@ def read_reply(message: Message, read: Callable[[RecordDict], R]) -> R:
     reply = read(content)
     reply.check()
     return reply
+
+
+def rounded(key: str, value: float) -> float:
+    """Return a reply's number with the decimals that leave a site.
+
+    Dice and loss have three and distances in mm one: the digits behind them, which no rating needs,
+    would tell of single voxels.
+    """
+    if "dice" in key or key == "loss":
+        return round(value, 3)
+    return round(value, 1) if "hd95" in key else value
 
 
 def audit_hash(message: Message) -> str:

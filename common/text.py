@@ -4,12 +4,15 @@ import csv
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeGuard
 
 MINUS = "−"
 NONE = "–"
 """Printed in place of a missing number."""
 NAME_LENGTH = 100
 """Most letters of a site's name."""
+A_NAME = f"1 to {NAME_LENGTH} printable letters"
+"""What a site's name consists of."""
 TEXT_LENGTH = 300
 """Most letters that are shown of a text from another machine."""
 FORMULA = tuple("=+-@")
@@ -27,8 +30,8 @@ def clean(text: object, length: int = TEXT_LENGTH) -> str:
     return plain if len(plain) <= length else plain[: length - 1] + "…"
 
 
-def is_name(text: object) -> bool:
-    """Return whether a text can be the name of a site: printable, and 1 to ``NAME_LENGTH`` long."""
+def is_name(text: object) -> TypeGuard[str]:
+    """Return whether a text can be the name of a site."""
     return (
         isinstance(text, str)
         and text.strip() != ""

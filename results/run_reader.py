@@ -144,17 +144,15 @@ def read_history(folder: RunDir) -> list[Line]:
     Raises
     ------
     UserError
-        The file is not one that a run writes.
+        The file is not one that a run writes; the line is named.
     """
-    try:
-        lines = folder.read_history()
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder.history}: not a line of JSON for every round ({error})") from None
-    if not all(map(_is_round, lines)):
-        raise UserError(
-            f"{folder.history}: a line does not describe a round: 'round' or 'sites' is missing, "
-            "or a value has the wrong type"
-        )
+    lines = folder.read_history()
+    for number, line in enumerate(lines, start=1):
+        if not _is_round(line):
+            raise UserError(
+                f"{folder.history}: line {number} does not describe a round: 'sites' is missing, "
+                "or a value has the wrong type"
+            )
     return [{"lambda": 0.0, "refused": [], "seconds": {}, **line} for line in lines]
 
 

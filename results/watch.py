@@ -11,11 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from common.errors import UserError
-from common.text import clean, clock
+from common.text import NAME_LENGTH, clean, clock
 from results.run_reader import read_history
 from server_app.history import Line, sites_of
 from server_app.run_dir import RunDir
-from server_app.status import FAILED, FINISHED, RUNNING, STOPPED, Status, read_status
+from server_app.status import ERROR_LENGTH, FAILED, FINISHED, RUNNING, STOPPED, Status, read_status
 
 RESUME = "resume=true goes on from the last finished round"
 HEAD = ("round", "rank", "slices", "loss", "Dice", "change", "penalty", "up MiB", "down MiB")
@@ -63,14 +63,15 @@ def take_snapshot(run_dir: Path) -> Snapshot:
     history: Sequence[Line] = []
     status, damage = None, ""
     try:
-        history = read_history(folder)
-    except UserError as error:
-        damage = str(error)
-    try:
         status = read_status(folder.status)
     except UserError as error:
         damage = str(error)
-    return Snapshot(status, history, time.time(), damage)
+    try:
+        if status is None or status.saved:
+            history = read_history(folder)
+    except UserError as error:
+        damage = damage or str(error)
+    return Snapshot(status, history, time.time(), clean(damage, ERROR_LENGTH))
 
 
 def headline(snapshot: Snapshot) -> str:
@@ -81,7 +82,7 @@ def headline(snapshot: Snapshot) -> str:
     if status.state == FINISHED:
         return f"finished: {status.rounds} rounds in {clock(status.since - status.started)}"
     if status.state == FAILED:
-        return f"failed in round {status.round}: {status.error}"
+        return f"failed in round {status.round}: {clean(status.error, ERROR_LENGTH)}"
     if status.state == STOPPED:
         return f"stopped in round {status.round}; {RESUME}"
     if status.killed():
@@ -111,7 +112,7 @@ def site_table(history: Sequence[Line]) -> Table:
         dice, before = entry.get("validation"), entry.get("previous")
         known = None not in (dice, before)
         table.add_row(
-            Text(site),
+            Text(clean(site, NAME_LENGTH)),
             str(lines[-1]["round"]),
             str(entry.get("rank", "")),
             str(entry.get("examples", "")),
@@ -130,7 +131,7 @@ def site_table(history: Sequence[Line]) -> Table:
 def refusals(history: Sequence[Line]) -> list[str]:
     """Return one line for every answer that was left out, the newest first."""
     return [
-        f"round {line['round']}: {r['site']} left out of {r['phase']}: {r['reason']}"
+        clean(f"round {line['round']}: {r['site']} left out of {r['phase']}: {r['reason']}")
         for line in reversed(history)
         for r in line["refused"]
     ]
@@ -155,7 +156,8 @@ def round_line(line: Line) -> str:
     for site, entry in line["sites"].items():
         penalty = entry.get("penalty")
         note = f" (penalty {penalty:.3g})" if penalty not in (None, 1) else ""
-        sites.append(f"{site} {_number(entry.get('validation'), '.4f') or 'silent'}{note}")
+        name = clean(site, NAME_LENGTH)
+        sites.append(f"{name} {_number(entry.get('validation'), '.4f') or 'silent'}{note}")
     left_out = "".join(f"; {text.split(': ', 1)[1]}" for text in refusals([line]))
     name = f"round {line['round']}" if line["round"] else "base"
     return f"{name}: validation Dice {', '.join(sites)}{left_out}"

@@ -1,21 +1,26 @@
-"""The state of a run as one file, which is replaced after every round.
+"""The state of a run as one file after every round; those of the last rounds are kept.
 
 A checkpoint of most methods holds just an adapter, and can be read as an adapter file. What else a
 method carries on has names that begin with ``KIND/``.
 """
 
 import json
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from torch import Tensor
 
 from common.adapter import Adapter
 from common.errors import UserError
+from common.files import replace_file
 from common.tensor_files import read_tensors, write_tensors
 from common.weights import Parameters, Weights
 from strategies.state import RunState
 
+KEPT = 3
+"""How many checkpoints a run keeps: an older one is resumed from where the newest is damaged."""
 WEIGHTS, FOLD, FOLDED, PERSONAL = "weights", "fold", "folded", "personal"
 
 
@@ -43,6 +48,38 @@ def save_checkpoint(state: RunState, path: Path) -> None:
         "personal": json.dumps(sites),
     }
     write_tensors(path, tensors, notes)
+
+
+def keep_checkpoint(state: RunState, paths: Sequence[Path]) -> None:
+    """Write a state to the first of the paths, and keep those of the rounds before in the others.
+
+    The first path holds a whole checkpoint at any moment.
+    """
+    newest, *others = paths
+    for newer, older in zip(others[-2::-1], others[:0:-1], strict=True):
+        with suppress(FileNotFoundError):
+            newer.replace(older)
+    if newest.is_file():
+        with replace_file(others[0]) as temporary:
+            shutil.copyfile(newest, temporary)
+    save_checkpoint(state, newest)
+
+
+def load_newest(paths: Iterable[Path]) -> tuple[RunState, list[str]]:
+    """Return the state of the first sound checkpoint, and what is wrong with those before it.
+
+    Raises
+    ------
+    UserError
+        No checkpoint is sound.
+    """
+    damage: list[str] = []
+    for path in filter(Path.is_file, paths):
+        try:
+            return load_checkpoint(path), damage
+        except UserError as error:
+            damage.append(str(error))
+    raise UserError("; ".join(damage))
 
 
 def load_checkpoint(path: Path) -> RunState:

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from common.files import replace_file
+from common.text import clean
 from server_app.history import Line, Points, penalised, series, sites_of, total
 
 COLORS = (
@@ -74,8 +75,8 @@ def colors_of(names: Sequence[str]) -> dict[str, str]:
 
 def label(name: str, length: int = NAME_LENGTH) -> str:
     """Return a name in printable letters, cut to a length."""
-    plain = "".join(letter if letter.isprintable() else " " for letter in name)
-    return plain if len(plain) <= length else plain[: length - 1] + "…"
+    plain = clean(name, length)
+    return f" {plain}" if plain.startswith("_") else plain  # matplotlib would hide it
 
 
 def whole_rounds(axes: Axes) -> None:

@@ -1,6 +1,8 @@
 """TensorBoard event files of a run, written if ``tensorboard = true``."""
 
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 from common.errors import UserError
 from server_app.history import Line, total
@@ -38,7 +40,12 @@ class EventWriter:
                 "tensorboard: found true, but TensorBoard is not installed; "
                 "pip install 'rate-my-lora[tensorboard]'"
             ) from None
-        self.writer = SummaryWriter(str(folder), purge_step=first_round)
+        self._open = partial(SummaryWriter, str(folder), purge_step=first_round)
+
+    @cached_property
+    def writer(self) -> Any:
+        """TensorBoard's writer, which makes its file when there is a round to write."""
+        return self._open()
 
     def add_round(self, line: Line) -> None:
         """Write the points of a round, from its line of ``history.jsonl``."""

@@ -1,7 +1,10 @@
 """A run from its configuration to its summary."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from logging import INFO
+from logging import INFO, WARNING
+from pathlib import Path
 
 from flwr.common import log
 from flwr.serverapp import Grid
@@ -11,9 +14,10 @@ from common import lora
 from common.config import RunConfig
 from common.flower_private import RunNotRunningException
 from common.model import file_sha256, load_base, skeleton, weight_bytes
+from common.text import clean
 from server_app.curves import plot_rounds
 from server_app.events import EventWriter
-from server_app.run_dir import RunDir
+from server_app.run_dir import RunDir, settings_of
 from server_app.status import StatusFile
 from server_app.summary import print_summary, summarise
 from strategies.rate_my_lora import RateMyLoRA
@@ -30,12 +34,24 @@ def run(grid: Grid, config: RunConfig) -> None:
     """
     config = _with_fingerprint(config)
     folder = RunDir(config.path(config.run_dir))
+    with folder.locked():
+        _run_in(folder, grid, config)
+
+
+def _run_in(folder: RunDir, grid: Grid, config: RunConfig) -> None:
+    """Run the federation in a folder that is locked."""
     model = skeleton(config.model.channels())
     state = folder.begin(config, RunState.initial(config, lora.layer_shapes(model)))
     if state.server_round:
         log(INFO, "resuming after round %d from %s", state.server_round, folder.path)
 
-    status = StatusFile(folder.status, config.federation.rounds, state.run_id)
+    status = StatusFile(
+        folder.status,
+        config.federation.rounds,
+        saved=folder.saved,
+        run=state.run_id,
+        settings=settings_of(config),
+    )
     try:
         _federate(grid, config, folder, state, status)
     except (SystemExit, KeyboardInterrupt, RunNotRunningException):
@@ -62,9 +78,12 @@ def _federate(
             keep=config.keep_updates if config.method.sends == "all" else "none",
         )
         folder.save_round(state, record)
-        plot_rounds(folder.read_history(), folder.plot)
+        status.save()
+        with by_product(folder.plot):
+            plot_rounds(folder.read_history(), folder.plot)
         if events is not None:
-            events.add_round(record.to_json())
+            with by_product(folder.tensorboard):
+                events.add_round(record.to_json())
 
     strategy = RateMyLoRA(config, state=state, on_round=on_round, on_phase=status.phase)
     strategy.exchange.roster.on_wait = status.wait
@@ -72,15 +91,25 @@ def _federate(
     if config.method.sends == "all":
         folder.save_result(state, config.model.alpha_per_rank, strategy.exchange.roster.base_sha256)
     scores = strategy.test(grid)
-    summary = summarise(
-        config.preset or "rate-my-lora",
-        folder.read_history(),
-        scores,
-        weight_bytes(skeleton(config.model.channels())),
-        strategy.exchange.record.refused,
-    )
-    folder.write_summary(summary)
-    print_summary(summary, Console(highlight=False, width=110))
+    with by_product(folder.summary):
+        summary = summarise(
+            config.preset or "rate-my-lora",
+            folder.read_history(),
+            scores,
+            weight_bytes(skeleton(config.model.channels())),
+            strategy.exchange.record.refused,
+        )
+        folder.write_summary(summary)
+        print_summary(summary, Console(highlight=False, markup=False, emoji=False, width=110))
+
+
+@contextmanager
+def by_product(path: Path) -> Iterator[None]:
+    """Make of an error a warning that names a file which the run can do without."""
+    try:
+        yield
+    except Exception as error:
+        log(WARNING, "%s is not written: %s: %s", path, type(error).__name__, clean(error))
 
 
 def _with_fingerprint(config: RunConfig) -> RunConfig:

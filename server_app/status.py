@@ -12,7 +12,10 @@ from typing import Any
 from common.errors import UserError
 from common.files import write_text
 from common.options import option, parse
+from common.text import clean
 
+ERROR_LENGTH = 2000
+"""Most letters of an error; it may have a reason of each site."""
 RUNNING, FINISHED, FAILED, STOPPED = "running", "finished", "failed", "stopped"
 
 
@@ -37,8 +40,13 @@ class Status:
     """The server's process on ``host``."""
     error: str = ""
     """Why the run failed."""
+    saved: bool = True
+    """Whether the folder's other files are this run's; until its first round is saved they are
+    those of an earlier run."""
     run: str = ""
     """The run's id, which the sites approve."""
+    settings: str = ""
+    """SHA-256 of the run's settings; see ``server_app.run_dir.settings_of``."""
     waiting: tuple[str, ...] = option(())
     """Sites that are connected and have not approved the run."""
 
@@ -59,10 +67,17 @@ class Status:
 class StatusFile:
     """Writes ``status.json`` at the start of a run and whenever its status changes."""
 
-    def __init__(self, path: Path, rounds: int, run: str = "") -> None:
+    def __init__(
+        self, path: Path, rounds: int, *, saved: bool = True, run: str = "", settings: str = ""
+    ) -> None:
         self.path = path
-        now, host = time.time(), socket.gethostname()
-        self.status = Status(rounds, started=now, since=now, host=host, pid=os.getpid(), run=run)
+        now, host, pid = time.time(), socket.gethostname(), os.getpid()
+        self.status = Status(
+            *(rounds, RUNNING, 0, "gather", now, now, host, pid),
+            saved=saved,
+            run=run,
+            settings=settings,
+        )
         self._write()
 
     def phase(self, server_round: int, phase: str) -> None:
@@ -72,6 +87,11 @@ class StatusFile:
     def wait(self, sites: Sequence[str]) -> None:
         """Note which sites have not approved the run."""
         self._update(since=self.status.since, waiting=tuple(sites))
+
+    def save(self) -> None:
+        """Note that the folder's files are this run's."""
+        if not self.status.saved:
+            self._update(saved=True)
 
     def finish(self) -> None:
         """Note that the run ended as planned."""
@@ -83,7 +103,7 @@ class StatusFile:
 
     def fail(self, error: BaseException) -> None:
         """Note that an error ended the run."""
-        self._update(state=FAILED, error=str(error) or type(error).__name__)
+        self._update(state=FAILED, error=clean(error, ERROR_LENGTH) or type(error).__name__)
 
     def _update(self, **changes: Any) -> None:
         self.status = replace(self.status, **{"since": time.time(), **changes})

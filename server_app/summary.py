@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from common.labels import STRUCTURES
-from common.text import mib
+from common.text import NAME_LENGTH, clean, mib
 from server_app.history import Line, total
 
 PACKAGES = ("rate-my-lora", "flwr", "torch", "monai", "numpy")
@@ -109,7 +109,7 @@ def print_summary(summary: Mapping[str, Any], console: Console) -> None:
         test, base = values["test"], values["base"]
         mean, before = test["dice"]["mean"], base["dice"]["mean"]
         table.add_row(
-            site,
+            clean(site, NAME_LENGTH),
             str(test["cases"]),
             *(f"{test['dice'][structure]:.3f}" for structure in STRUCTURES),
             f"{mean:.3f}",

@@ -11,6 +11,7 @@ from flwr.serverapp import Grid
 from common.config import RunConfig
 from common.flower_private import SUPERLINK_NODE_ID
 from common.messages import Request, audit_hash, payload
+from common.text import NAME_LENGTH, clean
 from strategies.roster import Member, Roster
 from strategies.state import RoundRecord, RunState
 
@@ -79,7 +80,7 @@ class Exchange:
     def refuse(self, phase: str, site: str, reason: str) -> None:
         """Record and log that something of a site is left out."""
         self.record.refuse(site, phase, reason)
-        log(WARNING, "%s is left out of %s: %s", site, phase, reason)
+        log(WARNING, "%s is left out of %s: %s", clean(site, NAME_LENGTH), phase, clean(reason))
 
     def split_time(self, phase: str) -> None:
         """Record as the time of ``phase`` the seconds since the last call or the round's start."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from common import folding, lora
 from common.adapter import Adapter
 from common.config import RunConfig
+from common.text import NAME_LENGTH, clean
 from common.weights import Parameters, Weights
 from strategies.ranks import highest_rank
 
@@ -109,7 +110,8 @@ class RoundRecord:
         entry["bytes_down"] = entry.get("bytes_down", 0) + down
 
     def refuse(self, site: str, phase: str, reason: str) -> None:
-        """Record why something of a site was left out of a phase."""
+        """Record why something of a site was left out of a phase; both texts may be the site's."""
+        site, reason = clean(site, NAME_LENGTH), clean(reason)
         self.refused.append({"site": site, "phase": phase, "reason": reason})
 
     def to_json(self) -> dict[str, Any]:

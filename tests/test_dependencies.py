@@ -21,7 +21,7 @@ NOT_IMPORTED = {
     "tensorboard": "torch.utils.tensorboard needs it",
     "import-linter": "a process of its own in tests/test_layers.py",
     **dict.fromkeys(("pytest-timeout", "pytest-xdist"), "pytest loads it as a plugin"),
-    **dict.fromkeys(("ruff", "mypy", "pre-commit"), "a command"),
+    **dict.fromkeys(("ruff", "mypy", "pre-commit", "uv"), "a command"),
 }
 """What is declared and not imported, and why it is declared."""
 

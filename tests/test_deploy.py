@@ -69,7 +69,12 @@ def test_the_image_gets_the_constraints_and_every_package() -> None:
         "deploy",
     ):
         assert f"!{name}" in ignore
-    assert "--constraint deploy/constraints.txt" in (ROOT / "Dockerfile").read_text("utf-8")
+    build = (ROOT / "Dockerfile").read_text("utf-8")
+    lock = re.findall(r"^ARG LOCK=(.*)$", build, re.MULTILINE)
+    assert [(DEPLOY / "lock" / f"{name}.txt").is_file() for name in lock] == [True]
+    installs = [line for line in build.splitlines() if "pip install" in line]
+    assert installs
+    assert all("--require-hashes" in line or "--no-deps" in line for line in installs)
 
 
 def example_lines() -> Iterator[tuple[str, bool]]:

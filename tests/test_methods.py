@@ -449,7 +449,7 @@ def test_personal_models_are_left_in_a_simulation(federate: Callable[..., Run], 
     for partition, site in enumerate(SITES):
         adapter, _ = load_adapter(run.folder / "personal" / f"{site}.safetensors")
         scored = Site(_settings(partition), run.config).score(State(adapter), "test")
-        assert scored.mean_dice == run.summary["sites"][site]["test"]["dice"]["mean"]
+        assert round(scored.mean_dice, 3) == run.summary["sites"][site]["test"]["dice"]["mean"]
 
 
 def test_weights_are_left_as_a_base_file(federate: Callable[..., Run]) -> None:
@@ -457,7 +457,7 @@ def test_weights_are_left_as_a_base_file(federate: Callable[..., Run]) -> None:
     model = load_base(run.folder / "weights.safetensors", SITE_FEATURES)
     site = Site(_settings(0), run.config)
     scored = site.score(State(Weights(model.state_dict())), "test")
-    assert scored.mean_dice == run.summary["sites"]["GE"]["test"]["dice"]["mean"]
+    assert round(scored.mean_dice, 3) == run.summary["sites"]["GE"]["test"]["dice"]["mean"]
 
 
 def test_fedprox_stays_nearer_to_its_start(federate: Callable[..., Run]) -> None:

@@ -113,7 +113,8 @@ def test_a_run_leaves_what_it_promises(whole_run: Path) -> None:
     names = {path.name for path in whole_run.iterdir()}
     assert names == {
         "config.toml", "history.jsonl", "checkpoint.safetensors", "adapter.safetensors",
-        "summary.json", "rounds.png", "status.json", "updates",
+        "summary.json", "rounds.png", "status.json", "updates", ".run.lock",
+        "checkpoint-1.safetensors", "checkpoint-2.safetensors",
     }  # fmt: skip
     assert [path.name for path in (whole_run / "updates").iterdir()] == [f"round-{ROUNDS:03d}"]
     status = read_status(whole_run / "status.json")

@@ -141,6 +141,16 @@ def test_the_mean_is_over_structures_and_then_over_volumes() -> None:
     assert summary == pytest.approx({"LV": 0.65, "MYO": 0.5, "RV": 0.9, "mean": 0.65})
 
 
+def test_a_structure_can_be_left_out_of_all_scores() -> None:
+    dice = np.array([[1.0, 0.4, 0.0], [0.5, 0.6, 0.0]])
+    scores = Scores(dice, 10 * dice).without(np.array([False, False, True]))
+    assert scores.mean_dice == pytest.approx(0.625)
+    assert np.isnan(scores.summary()["dice"]["RV"])
+    assert np.isnan(scores.summary()["hd95_mm"]["RV"])
+    plain = Scores(dice, np.empty((0, 3))).without(np.array([False, False, True]))
+    assert "hd95_mm" not in plain.summary()
+
+
 @pytest.mark.parametrize("size", [(48, 32), (33, 47), (17, 80), (16, 16), (5, 9), (1, 1)])
 def test_slices_of_any_size_are_segmented(unet: nn.Module, size: tuple[int, int]) -> None:
     image = torch.randn(2, 1, *size, generator=torch.Generator().manual_seed(0))

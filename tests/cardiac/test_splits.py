@@ -6,7 +6,15 @@ from pathlib import Path
 import pytest
 
 from cardiac.datasets import Case
-from cardiac.splits import SPLITS, Split, restrict, split_cases, split_patients
+from cardiac.splits import (
+    SPLITS,
+    Cohorts,
+    Split,
+    TooFewPatientsError,
+    restrict,
+    split_cases,
+    split_patients,
+)
 from common.errors import UserError
 
 SEEDS = range(200)
@@ -71,6 +79,41 @@ def test_seeds_differ() -> None:
 def test_fewer_than_three_patients_are_refused(count: int) -> None:
     with pytest.raises(UserError, match=rf"^{count} patient.*expected at least 3"):
         split_patients(patients(count), seed=0)
+
+
+HOSPITAL = Cohorts(train=10, val=5, test=5)
+
+
+@pytest.mark.parametrize("count", [20, 21, 24, 48, 300])
+def test_no_split_is_smaller_than_a_hospital_allows(count: int) -> None:
+    everyone = patients(count)
+    for seed in SEEDS:
+        split = split_patients(everyone, seed, HOSPITAL)
+        assert sorted(patient for name in SPLITS for patient in split[name]) == everyone
+        assert len(split["train"]) >= 10
+        assert len(split["val"]) >= 5
+        assert len(split["test"]) >= 5
+
+
+def test_a_large_hospital_is_split_as_a_simulated_site_is() -> None:
+    everyone = patients(400)
+    assert split_patients(everyone, 2, HOSPITAL) == split_patients(everyone, 2)
+
+
+def test_where_nobody_is_tested_on_all_patients_train_or_validate() -> None:
+    untested = Cohorts(train=10, val=5, test=0)
+    for count in (15, 200):
+        split = split_patients(patients(count), 1, untested)
+        assert split["test"] == []
+        assert len(split["train"]) + len(split["val"]) == count
+        assert len(split["val"]) >= 5
+    assert 5 < len(split["val"]) < 40
+
+
+def test_a_hospital_of_too_few_patients_hears_how_many_are_needed() -> None:
+    words = r"^19 patient\(s\) .* at least 20 \(10 to train on, 5 to validate on, 5 to test on\)"
+    with pytest.raises(TooFewPatientsError, match=words):
+        split_patients(patients(19), 0, HOSPITAL)
 
 
 def test_frames_of_a_patient_stay_together() -> None:

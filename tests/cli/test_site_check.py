@@ -1,5 +1,6 @@
 """``join --check`` tries all that a site needs, and changes nothing but the cache."""
 
+import json
 import re
 import socket
 from pathlib import Path
@@ -33,6 +34,8 @@ def site(tmp_path: Path, site_data: Path, cache: Path) -> dict[str, Value]:
         "base-model": str(site_data / "base.safetensors"),
         "cache-dir": str(cache),
         "audit-log": str(tmp_path / "log" / "audit.jsonl"),
+        "min-train-patients": 1,  # the phantom's sites have few patients
+        "min-patients": 1,
     }
 
 
@@ -58,7 +61,7 @@ def test_a_site_that_lacks_nothing_is_ok(
     assert f"U-Net of 4,4,8,8,8,4 channels, SHA-256 {sha256}" in line(ended, "base-model")
     assert "serves: test, train, validate" in line(ended, "serves")
     assert "not set" in line(ended, "health")
-    assert re.search(r"GE: \d+ train, \d+ val, \d+ test cases, \d+ train", line(ended, "data-dir"))
+    assert "GE: 3 patients, split into 1 train, 1 val, 1 test; " in line(ended, "data-dir")
     assert {path.name for path in tmp_path.iterdir()} == {"site.toml"}
 
 
@@ -66,11 +69,17 @@ def test_a_log_that_is_there_stays_as_it_is(
     run: Run, tmp_path: Path, site: dict[str, Value]
 ) -> None:
     log = tmp_path / "audit.jsonl"
-    log.write_text("a line\n")
+    begun = json.dumps({"line": 1, "previous": "0" * 64}) + "\n"
+    log.write_text(begun)
     before = log.stat()
     assert check(run, tmp_path, site | {"audit-log": str(log)}).status == 0
-    assert log.read_text() == "a line\n"
+    assert log.read_text() == begun
     assert log.stat().st_mtime_ns == before.st_mtime_ns
+    assert not (tmp_path / "audit.jsonl.head").exists()
+    log.write_text('{"direction": "in"}\n')  # as version 0.1 wrote it
+    ended = check(run, tmp_path, site | {"audit-log": str(log)})
+    assert ended.status != 0
+    assert "version without hashes; move it elsewhere" in line(ended, "audit-log")
 
 
 def test_a_log_that_cannot_be_appended_to_has_failed(

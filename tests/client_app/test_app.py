@@ -38,6 +38,8 @@ SCORES = {
     for structure in ("LV", "MYO", "RV", "mean")
 }
 RANK = 3
+GE = SiteSettings(name="GE", min_train_patients=1, min_patients=1)
+"""A site of few patients, which requires no more of them than a simulation does."""
 SIMULATED: dict[str, Value] = {"partition-id": 0, "num-partitions": 3}
 
 
@@ -49,6 +51,8 @@ def hospital(config: RunConfig, **limits: Value) -> dict[str, Value]:
         "base-model": config.base_model,
         "cache-dir": config.data.cache_dir,
         "approve": "any",
+        "min-train-patients": 1,  # the phantom's sites have few patients
+        "min-patients": 1,
         **{key.replace("_", "-"): value for key, value in limits.items()},
     }
 
@@ -62,7 +66,7 @@ def ask(
     rank: int = RANK,
     more: dict[str, Value] | None = None,
 ) -> RecordDict:
-    """Send a message to the app as Flower does; return what is in its reply.
+    """Send a message to the app as Flower does; return its reply but for the audit log's hash.
 
     Without ``node`` the site is a hospital with the data and base model of ``config``.
     """
@@ -78,7 +82,7 @@ def ask(
     assert not reply.has_error()
     assert reply.metadata.dst_node_id == message.metadata.src_node_id
     assert context.state == RecordDict()
-    return reply.content
+    return messages.unsealed(reply.content)[0]
 
 
 def metrics(content: RecordDict) -> MetricRecord:
@@ -96,7 +100,7 @@ def config_of(content: RecordDict) -> ConfigRecord:
 
 def test_a_description_is_a_name_a_fingerprint_and_counts(site_config: RunConfig) -> None:
     content = ask(messages.DESCRIBE, site_config)
-    facts = Site(SiteSettings(name="GE"), site_config).describe()
+    facts = Site(GE, site_config).describe()
     assert set(content) == {messages.CONFIG, messages.METRICS}
     assert config_of(content) == {"site": "GE", "base-sha256": facts.base_sha256}
     assert metrics(content) == {
@@ -122,11 +126,11 @@ def test_training_sends_factors_and_three_numbers(
     for name, value in sent.items():
         assert value.shape == expected[name].shape
         assert value.dtype == torch.float32
-    result = Site(SiteSettings(name="GE"), site_config).train(State(start), server_round=1)
+    result = Site(GE, site_config).train(State(start), server_round=1)
     trained = result.parameters.tensors()
     assert all(torch.equal(sent[k], trained[k]) for k in trained)
     assert metrics(content)["num-examples"] == result.examples
-    assert metrics(content)["loss"] == result.loss
+    assert metrics(content)["loss"] == round(result.loss, 3)
 
 
 @pytest.mark.parametrize(
@@ -148,10 +152,13 @@ def test_validation_sends_one_dice_and_a_count(
 ) -> None:
     adapter = make_adapter(RANK, scale=1.0) if with_adapter else None
     content = ask(messages.VALIDATE, site_config, adapter)
-    site = Site(SiteSettings(name="GE"), site_config)
+    site = Site(GE, site_config)
     expected = site.score(State(adapter), "val")
     assert set(content) == {messages.METRICS}
-    assert metrics(content) == {"dice": expected.mean_dice, "num-examples": expected.cases}
+    assert metrics(content) == {
+        "dice": round(expected.mean_dice, 3),
+        "num-examples": expected.cases,
+    }
 
 
 def test_the_final_test_sends_means_over_patients(
@@ -162,10 +169,10 @@ def test_the_final_test_sends_means_over_patients(
     assert set(content) == {messages.METRICS}
     found = metrics(content)
     assert set(found) == {"cases", *SCORES}
-    site = Site(SiteSettings(name="GE"), site_config)
+    site = Site(GE, site_config)
     assert found["cases"] == len(site.cases["test"])
-    assert found["base.dice.mean"] == site.score(State(), "test").mean_dice
-    assert found["test.dice.mean"] == site.score(State(adapter), "test").mean_dice
+    assert found["base.dice.mean"] == round(site.score(State(), "test").mean_dice, 3)
+    assert found["test.dice.mean"] == round(site.score(State(adapter), "test").mean_dice, 3)
 
 
 def test_a_simulated_node_answers_for_its_partition(site_config: RunConfig) -> None:
@@ -309,6 +316,16 @@ def test_a_site_keeps_to_its_own_limits_and_says_which(
     assert failure(ask(kind, config, make_adapter(RANK), node=node)) == words
 
 
+@pytest.mark.parametrize("minimum", [{"min_train_patients": 3}, {"min_patients": 2}])
+def test_a_site_of_too_few_patients_says_so_and_no_number(
+    site_config: RunConfig, make_adapter: MakeAdapter, minimum: dict[str, Value]
+) -> None:
+    node = hospital(site_config, **minimum)
+    for kind in (messages.DESCRIBE, messages.TRAIN, messages.VALIDATE, messages.TEST):
+        adapter = None if kind == messages.DESCRIBE else make_adapter(RANK)
+        assert failure(ask(kind, site_config, adapter, node=node)) == messages.TOO_FEW
+
+
 def test_within_its_limits_a_site_serves(site_config: RunConfig, make_adapter: MakeAdapter) -> None:
     node = hospital(site_config, max_rank=RANK, max_local_epochs=1, serves="train")
     assert messages.ADAPTER in ask(messages.TRAIN, site_config, make_adapter(RANK), node=node)
@@ -354,7 +371,7 @@ def test_a_site_that_is_asked_again_who_it_is_keeps_its_own_factors(
     flat = {**site_config.to_flat(), "sends": "A", "merge": "pad", "rating": "none"}
     config = RunConfig.from_flat(flat)
     ask(messages.DESCRIBE, config)
-    memory = Site(SiteSettings(name="GE"), config).memory("a1")
+    memory = Site(GE, config).memory("a1")
     memory.save(OWN, 1, make_adapter(RANK).tensors())
     ask(messages.DESCRIBE, config)  # its node was gone for a while
     assert memory.load(OWN, 1) is not None

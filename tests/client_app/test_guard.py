@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from client_app.audit import read_audit
 from client_app.guard import guard
+from client_app.hash_chain import HashChain
 from common import messages, records
 from common.adapter import Adapter
 from common.config import RunConfig
@@ -279,6 +280,26 @@ def test_a_dice_leaves_for_every_adapter_that_came(
     assert (pass_guard(tmp_path, message, content).content is content) == passes
 
 
+@pytest.mark.parametrize(
+    ("kind", "key", "value"),
+    [
+        (messages.TRAIN, "loss", 0.5001),
+        (messages.TRAIN, "local-dice", 0.50001),
+        (messages.VALIDATE, "dice", 0.1234),
+        (messages.TEST, "base.dice.LV", 1 / 3),
+        (messages.TEST, "test.hd95_mm.mean", 4.05),
+    ],
+)
+def test_no_number_leaves_with_more_decimals_than_it_may(
+    tmp_path: Path, adapter: Adapter, kind: str, key: str, value: float
+) -> None:
+    content = good(kind, adapter)
+    content.metric_records[messages.METRICS][key] = value
+    assert error_in(pass_guard(tmp_path, request(kind), content)) == REFUSED
+    content.metric_records[messages.METRICS][key] = messages.rounded(key, value)
+    assert pass_guard(tmp_path, request(kind), content).content is content
+
+
 def test_an_error_with_a_text_beside_data_stays(tmp_path: Path, adapter: Adapter) -> None:
     content = good(messages.TRAIN, adapter)
     content[messages.CONFIG] = ConfigRecord({messages.ERROR: CANNOT})
@@ -342,8 +363,65 @@ def test_a_simulated_site_is_guarded_and_keeps_no_log(tmp_path: Path, adapter: A
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_broken_log_line_is_named(tmp_path: Path) -> None:
+def test_a_line_of_something_else_is_named(tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
-    path.write_text(json.dumps({"direction": "in", "verdict": "passed", "kind": "x"}) + "\n{half")
-    with pytest.raises(UserError, match=r"audit\.jsonl: line 2 is not an audit line"):
+    HashChain(path, lambda note: {"note": note}).append({"direction": "in"})
+    with pytest.raises(UserError, match=r"audit\.jsonl: line 1 is not an audit line"):
         list(read_audit(path))
+
+
+def test_every_reply_carries_the_hash_of_the_request_in_the_log(
+    tmp_path: Path, adapter: Adapter
+) -> None:
+    bad = good(messages.VALIDATE, adapter)
+    metric("patient007", 0.5)(bad)
+    unkind = Message(RecordDict(), dst_node_id=7, message_type="train.other")
+    replies = [
+        pass_guard(tmp_path, request(messages.TRAIN, adapter), good(messages.TRAIN, adapter)),
+        pass_guard(tmp_path, request(messages.VALIDATE), bad),
+        pass_guard(tmp_path, request(messages.TRAIN), Failure(CANNOT).to_record()),
+        pass_guard(tmp_path, unkind, Failure(CANNOT).to_record()),
+    ]
+    lines = log_of(tmp_path)
+    hashes = [line["previous"] for line in lines if line["direction"] == "out"]
+    assert [messages.audit_hash(reply) for reply in replies] == hashes
+    assert len(set(hashes)) == 4
+    assert (
+        hashlib.sha256((tmp_path / "audit.jsonl").read_bytes().split(b"\n")[0]).hexdigest()
+        == (hashes[0])
+    )
+
+
+def test_a_stored_reply_leaves_with_the_hash_that_it_had(tmp_path: Path, adapter: Adapter) -> None:
+    content = good(messages.VALIDATE, adapter)
+    before = pass_guard(tmp_path, request(messages.VALIDATE), content).content.object_id
+    again = pass_guard(tmp_path, request(messages.VALIDATE), content)
+    assert again.content.object_id == before
+    assert log_of(tmp_path)[-1]["verdict"] == "passed"
+
+
+@pytest.mark.parametrize("text", ["patient 7", "ab" * 31, 7])
+def test_nothing_else_leaves_in_the_place_of_the_hash(
+    tmp_path: Path, adapter: Adapter, text: Any
+) -> None:
+    content = good(messages.VALIDATE, adapter)
+    add(content, messages.CONFIG, ConfigRecord({messages.AUDIT: text}))
+    assert error_in(pass_guard(tmp_path, request(messages.VALIDATE), content)) == REFUSED
+
+
+def test_a_line_is_short_whatever_the_message_holds(tmp_path: Path) -> None:
+    message = request(messages.VALIDATE)
+    config = message.content.config_records[messages.CONFIG]
+    config["profile"] = "x" * 10**6
+    config["y" * 10**5] = b"z" * 10**6
+    message.content["many"] = ConfigRecord({f"key{number}": 1 for number in range(3000)})
+    message.content["long"] = MetricRecord({"list": [0.5] * 10**5})
+    zeros = Array(np.zeros(1, np.float32))
+    message.content["arrays"] = ArrayRecord({f"{'w' * 500}{n}": zeros for n in range(1100)})
+    pass_guard(tmp_path, message, Failure(CANNOT).to_record())
+    came, _ = log_of(tmp_path)
+    assert len(json.dumps(came)) < 10**6
+    assert came["more"] == ["arrays", "config"]
+    assert (len(came["arrays"]), len(came["config"]["many"]) > 500) == (1000, True)
+    assert came["metrics"]["long"]["list"] == [*[0.5] * 20, "… 100000 items"]
+    assert came["sha256"] == message.content.object_id

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from cardiac.splits import Cohorts
 from client_app.settings import LimitError, SiteSettings
 from common import messages
 from common.config import RunConfig
@@ -32,15 +33,23 @@ def test_a_wrong_value_is_named(key: str, value: Value, words: str) -> None:
 
 
 def test_the_sites_own_facts_take_the_place_of_the_runs() -> None:
-    run = RunConfig.from_flat({"data-dir": "/run", "base-model": "/run.b", "split-by": "CENTRE"})
+    run = RunConfig.from_flat(
+        {
+            "data-dir": "/run",
+            "base-model": "/run.b",
+            "split-by": "CENTRE",
+            "affine-axes": "RAS",
+            "split-seed": 3,
+        }
+    )
     own = SiteSettings.from_node({"site": "GE", "data-dir": "/own", "cache-dir": "/own/c"})
-    config = own.applied(run)
-    assert config.data.data_dir == "/own"
-    assert config.data.cache_dir == "/own/c"
-    assert config.base_model == ""
-    assert config.data.split_by == "CENTRE"
-    narrow = SiteSettings.from_node({"site": "GE", "split-by": "VENDOR"})
-    assert narrow.applied(run).data.split_by == "VENDOR"
+    data = own.applied(run).data
+    assert (data.data_dir, data.cache_dir) == ("/own", "/own/c")
+    assert own.applied(run).base_model == ""
+    assert (data.split_by, data.affine_axes, data.split_seed) == ("VENDOR", "LPS", 0)
+    named: dict[str, Value] = {"split-by": "CENTRE", "affine-axes": "RAS", "split-seed": 8}
+    data = SiteSettings.from_node({"site": "GE", **named}).applied(RunConfig()).data
+    assert (data.split_by, data.affine_axes, data.split_seed) == ("CENTRE", "RAS", 8)
 
 
 def test_in_a_simulation_the_run_says_where_the_data_are() -> None:
@@ -84,6 +93,52 @@ def test_the_audit_log_is_where_it_is_said_or_in_the_cache(
     assert said.audit_path() == Path("/home/anna/log.jsonl")
 
 
+@pytest.mark.parametrize("name", ["A\nB", "x" * 101, " ", "\x1b[2K"])
+def test_a_name_that_no_server_takes_is_refused_at_the_site(name: str) -> None:
+    with pytest.raises(UserError, match="the name of this site's data, 1 to 100 printable letters"):
+        SiteSettings.from_node({"site": name})
+
+
+def test_the_audit_log_of_a_long_name_can_be_made(tmp_path: Path) -> None:
+    names = [SiteSettings.from_node({"site": "東" * 99 + end}).audit_name() for end in "京都"]
+    for name in names:
+        (tmp_path / name).touch()
+    assert len(set(names)) == 2
+
+
 def test_an_audit_log_stays_in_its_folder_whatever_the_site_is_called() -> None:
     name = SiteSettings.from_node({"site": "../St. Anna/GE"}).audit_name()
     assert Path(name).name == name
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("pool", True),
+        ("train-patients", 1),
+        ("val-patients", 2),
+        ("validate-on", "DISEASE=HCM"),
+    ],
+)
+def test_no_run_chooses_a_hospitals_patients(key: str, value: Value) -> None:
+    config = RunConfig.from_flat({key: value})
+    SiteSettings.from_node({"partition-id": 0}).check(messages.DESCRIBE, config, 0)
+    for kind in messages.REQUESTS:
+        with pytest.raises(LimitError, match=f"^{key} is set, which is for simulations only$"):
+            SiteSettings.from_node({"site": "GE"}).check(kind, config, 0)
+
+
+def test_a_hospital_requires_patients_behind_every_number_and_a_simulation_one() -> None:
+    assert SiteSettings(name="GE").cohorts() == Cohorts(10, 5, 5)
+    assert SiteSettings(name="GE", serves="train, validate").cohorts() == Cohorts(10, 5, 0)
+    assert SiteSettings(partition=0, serves="train").cohorts() == Cohorts(1, 1, 1)
+
+
+@pytest.mark.parametrize("changes", [{"previous": "penalised"}, {"local-validation": True}])
+def test_a_site_that_does_not_validate_does_not_validate_in_training_either(
+    changes: dict[str, Value],
+) -> None:
+    config = RunConfig.from_flat(changes)
+    SiteSettings(name="GE", serves="train,validate").check(messages.TRAIN, config, 1)
+    with pytest.raises(LimitError, match=r"^this site does not serve validate$"):
+        SiteSettings(name="GE", serves="train").check(messages.TRAIN, config, 1)

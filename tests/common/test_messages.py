@@ -139,3 +139,20 @@ def test_a_failure_says_whether_the_site_lost_what_it_held() -> None:
 def test_a_failure_names_its_site_if_the_name_may_be_printed(site: str, read: str) -> None:
     found = messages.Failure.found_in(messages.Failure(messages.CANNOT, site).to_record())
     assert found == messages.Failure(messages.CANNOT, read)
+
+
+def test_no_reply_tells_more_than_three_decimals_of_dice_and_loss_and_one_of_mm() -> None:
+    said = [
+        messages.Update(Weights(), 6, 1.23456, 7.654321, 0.12345, 0.98765).numbers(),
+        messages.Validation(0.12345, 2, (0.98765,)).numbers(),
+        messages.TestScores(2, {"base.dice.LV": 0.12345, "test.hd95_mm.mean": 4.5678}).numbers(),
+    ]
+    sent = [{key: messages.rounded(key, value) for key, value in one.items()} for one in said]
+    assert sent == [
+        {"num-examples": 6, "loss": 1.235, "seconds": 7.654321}
+        | {"start-dice": 0.123, "local-dice": 0.988},
+        {"dice": 0.123, "num-examples": 2, "dice-1": 0.988},
+        {"cases": 2, "base.dice.LV": 0.123, "test.hd95_mm.mean": 4.6},
+    ]
+    record = messages.Validation(0.12345, 2, (0.98765,)).to_record().metric_records
+    assert dict(record[messages.METRICS]) == sent[1]

@@ -112,9 +112,9 @@ def play(story: Story, site_data: Path) -> None:
                 left.remove(site)
                 strike(story, site)
     hospitals.wait(lambda: stands(story, 1, "validate"), "the validation of round 1")
-    for site in ("Killed", "Lost"):
-        hospitals.rejoin(site)
+    hospitals.rejoin("Killed")
     hospitals.wait(lambda: stands(story, 2, "train"), "round 2")
+    hospitals.rejoin("Lost")  # before, it would answer the validation that waits for its node
     hospitals.wait(lambda: time.monotonic() > story.paused_at + SLEEP_S, "a long sleep")
     hospitals.running.signal("Paused", signal.SIGCONT)
 
@@ -196,7 +196,7 @@ def test_a_site_killed_before_it_validates_keeps_weight_one(story: Story) -> Non
     line = story.history[1]
     assert line["sites"]["Lost"]["penalty"] == 1.0
     assert "validation" not in line["sites"]["Lost"]
-    assert set(refusals(line, "Lost")) == {"validate"}
+    assert set(refusals(line, "Lost")) <= {"validate"}  # none where it was known as gone
 
 
 def test_a_paused_site_is_not_waited_for_longer_than_agreed(story: Story) -> None:

@@ -1,6 +1,7 @@
 """``watch`` shows what the files of a run say."""
 
 import io
+import json
 import os
 import threading
 from pathlib import Path
@@ -166,11 +167,34 @@ def test_a_history_of_another_kind_is_named_and_the_status_shown(tmp_path: Path)
         (tmp_path / "history.jsonl").write_bytes(line)
         text = shown(take_snapshot(tmp_path), width=300)
         assert "round 3/4 · train" in text
-        assert "history.jsonl: a line does not describe a round" in text
+        assert "history.jsonl: line 1 does not describe a round" in text
     (tmp_path / "history.jsonl").write_bytes(b"\xff\n")
     unreadable = take_snapshot(tmp_path)
     assert unreadable.history == []
-    assert unreadable.damage.startswith(f"{tmp_path}/history.jsonl: not a line of JSON")
+    assert unreadable.damage.startswith(f"{tmp_path}/history.jsonl: line 1 is damaged")
+
+
+def test_an_earlier_run_is_not_shown_as_the_one_that_begins(tmp_path: Path) -> None:
+    folder = RunDir(tmp_path)
+    play_round(folder, 1, 0.5)
+    status = StatusFile(folder.status, rounds=4, saved=False)
+    assert take_snapshot(tmp_path).history == []
+    status.save()
+    assert len(take_snapshot(tmp_path).history) == 1
+
+
+def test_texts_of_other_machines_cannot_act_on_the_terminal(tmp_path: Path) -> None:
+    folder = RunDir(tmp_path)
+    evil = "Z\x1b]0;pwned\x07\nround 9: forged"
+    sites = {evil: entry(validation=0.5)}
+    refused = [{"site": evil, "phase": "train", "reason": evil * 10**4}]
+    line = RoundRecord(1, 0.2, sites, refused, {"train": 1.0}).to_json()
+    folder.history.write_text(json.dumps(line) + "\n")
+    StatusFile(folder.status, rounds=2).fail(ValueError(evil * 10**4))
+    text = shown(take_snapshot(tmp_path), width=9000) + round_line(line)
+    assert not {"\x1b", "\x07", "\u202e"} & set(text)
+    assert not any(row.startswith("round 9") for row in text.splitlines())
+    assert max(map(len, text.splitlines())) < 10_000
 
 
 def test_a_terminal_gets_a_live_table(tmp_path: Path) -> None:

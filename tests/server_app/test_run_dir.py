@@ -1,17 +1,21 @@
 """A run's folder has no half-written files, none of another run, and resumes exactly."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 import torch
 
-from common.adapter import Adapter, Factors, load_adapter
+from common.adapter import Adapter, Factors, load_adapter, site_file
 from common.config import RunConfig
 from common.errors import UserError
 from common.options import Value, keys_of
-from server_app.run_dir import RunDir
+from server_app.checkpoint import load_checkpoint
+from server_app.run_dir import RunDir, settings_of
 from server_app.status import StatusFile
 from strategies.state import RoundRecord, RunState
 from tests.conftest import adapter_of
@@ -47,7 +51,8 @@ def test_a_run_that_is_resumed_before_round_1_keeps_the_id_that_sites_approved(
     def begin(**keys: object) -> str:
         folder = RunDir(tmp_path)
         run_id = folder.begin(config(**keys), state(0)).run_id
-        StatusFile(folder.status, 3, run_id)
+        made = config(**keys)
+        StatusFile(folder.status, 3, saved=folder.saved, run=run_id, settings=settings_of(made))
         return run_id
 
     first = begin()
@@ -130,7 +135,8 @@ def test_only_these_keys_may_change_when_a_run_is_resumed() -> None:
     free = set(RunConfig.keys()) - set(RunConfig.keys_that_affect("result"))
     assert free == {
         *("profile", "preset", "resume", "run-dir", "cache-dir", "data-dir", "base-model"),
-        *("rounds", "sites", "min-sites", "wait-s", "round-timeout-s", "device", "threads"),
+        *("rounds", "sites", "min-sites", "wait-s", "approval-wait-s", "round-timeout-s"),
+        *("device", "threads"),
         *("keep-updates", "tensorboard", "local-validation"),
     }
 
@@ -157,13 +163,125 @@ def test_a_broken_checkpoint_is_named(tmp_path: Path) -> None:
         folder.begin(config(resume=True), state(0))
 
 
+def rounds(folder: RunDir) -> list[int]:
+    return [line["round"] for line in folder.read_history()]
+
+
+def flip_a_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 4
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("damaged", [1, 2])
+def test_a_run_goes_on_from_the_newest_sound_checkpoint(
+    tmp_path: Path, damaged: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = RunDir(tmp_path)
+    folder.begin(config(), state(0))
+    for server_round in range(1, 6):
+        folder.save_round(state(server_round), record(server_round))
+    assert [load_checkpoint(path).server_round for path in folder.checkpoints] == [5, 4, 3]
+    for path in folder.checkpoints[:damaged]:
+        flip_a_bit(path)
+    with caplog.at_level("WARNING", logger="flwr"):
+        assert folder.begin(config(resume=True), state(0)).server_round == 5 - damaged
+    for path in folder.checkpoints[:damaged]:
+        assert f"{path}: damaged" in caplog.text
+    assert rounds(folder) == [*range(1, 6 - damaged)]
+
+
+def test_a_run_without_a_sound_checkpoint_names_each(tmp_path: Path) -> None:
+    folder = RunDir(tmp_path)
+    folder.begin(config(), state(0))
+    for server_round in (1, 2, 3):
+        folder.save_round(state(server_round), record(server_round))
+    for path in folder.checkpoints:
+        flip_a_bit(path)
+    with pytest.raises(UserError) as error:
+        folder.begin(config(resume=True), state(0))
+    assert all(f"{path}: damaged" in str(error.value) for path in folder.checkpoints)
+
+
 def test_a_new_run_clears_its_own_files_only(tmp_path: Path) -> None:
     folder = RunDir(tmp_path)
     folder.begin(config(), state(0))
-    folder.save_round(state(1), record(1))
+    for server_round in (1, 2):
+        folder.save_round(state(server_round), record(server_round))
     (tmp_path / "notes.txt").write_text("mine")
     folder.begin(config(), state(0))
-    assert {path.name for path in tmp_path.iterdir()} == {"config.toml", "notes.txt"}
+    folder.save_round(state(1), record(1))
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"config.toml", "history.jsonl", "checkpoint.safetensors", "notes.txt"}
+    assert rounds(folder) == [1]
+
+
+def test_a_run_that_does_not_begin_leaves_the_earlier_one_as_it_is(tmp_path: Path) -> None:
+    folder = RunDir(tmp_path)
+    folder.begin(config(), state(0))
+    folder.save_round(state(1, 0.5), record(1))
+    folder.save_result(state(1), 1.0, "a" * 64)
+    folder.write_summary({})
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    RunDir(tmp_path).begin(config(rank=4, keep_updates="all"), state(0))
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert RunDir(tmp_path).begin(config(resume=True), state(0)).server_round == 1
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
+    with RunDir(tmp_path / "run").locked():
+        with (
+            pytest.raises(UserError, match="run: another run writes to this folder"),
+            RunDir(tmp_path / "run").locked(),
+        ):
+            pass
+        with RunDir(tmp_path / "other").locked():
+            pass
+    with RunDir(tmp_path / "run").locked():
+        assert [path.name for path in (tmp_path / "run").iterdir()] == [".run.lock"]
+
+
+def test_the_lock_of_a_killed_run_is_gone(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from pathlib import Path; from server_app.run_dir import RunDir\n"
+        "with RunDir(Path(sys.argv[1])).locked(): os._exit(9)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, tmp_path], check=False).returncode == 9
+    with RunDir(tmp_path).locked():
+        pass
+
+
+def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
+    left = [tmp_path / ".checkpoint.safetensors.4711.part", tmp_path / ".t.json.1.part"]
+    others = [tmp_path / ".movie.part", tmp_path / "a.1.part"]
+    for path in (*left, *others):
+        path.touch()
+    RunDir(tmp_path).begin(config(), state(0))
+    assert sorted(tmp_path.iterdir()) == sorted(others)
+
+
+@pytest.mark.parametrize("line", [b"x", b'{"round": 2, "si', b"\xff", b"[" * 10**5, b"[]", b"{}"])
+def test_a_damaged_line_of_the_history_is_named(tmp_path: Path, line: bytes) -> None:
+    folder = RunDir(tmp_path)
+    folder.begin(config(), state(0))
+    for server_round in (1, 2, 3):
+        folder.save_round(state(server_round), record(server_round))
+    first, _, third = folder.history.read_bytes().splitlines()
+    folder.history.write_bytes(b"\n".join([first, line, third, b""]))
+    for read in (folder.read_history, lambda: folder.begin(config(resume=True), state(0))):
+        with pytest.raises(UserError, match=r"history\.jsonl: line 2 (is damaged|does not)"):
+            read()
+
+
+def test_a_history_that_cannot_be_written_ends_the_round_with_a_sentence(tmp_path: Path) -> None:
+    folder = RunDir(tmp_path)
+    folder.begin(config(), state(0))
+    folder.save_round(state(1), record(1))
+    folder.history.unlink()
+    folder.history.mkdir()
+    with pytest.raises(UserError, match=r"history\.jsonl: cannot be written"):
+        folder.save_round(state(2), record(2))
+    assert load_checkpoint(folder.checkpoint).server_round == 1
 
 
 @pytest.mark.parametrize(("keep", "rounds"), [("none", []), ("last", [3]), ("all", [1, 2, 3])])
@@ -181,6 +299,7 @@ def test_updates_are_kept_as_asked(tmp_path: Path, keep: str, rounds: list[int])
         assert adapter.layers["conv"].A[0, 0] == t
         assert notes == {"site": "GE", "round": str(t)}
     folder.begin(config(), state(0))
+    folder.save_updates(0, {}, keep=keep)
     assert not folder.updates.exists()
 
 
@@ -191,7 +310,10 @@ def test_a_round_without_updates_leaves_the_last_ones(tmp_path: Path) -> None:
     assert [path.name for path in folder.updates.iterdir()] == ["round-001"]
 
 
-@pytest.mark.parametrize("name", ["../../etc/passwd", "..", "a/b", "St. Anna · Köln"])
+@pytest.mark.parametrize(
+    "name",
+    ["../../etc/passwd", "..", "a/b", "St. Anna · Köln", "東" * 100, "x" * 10**5],
+)
 def test_a_site_cannot_name_its_way_out_of_the_folder(tmp_path: Path, name: str) -> None:
     folder = RunDir(tmp_path / "run")
     folder.save_updates(1, {name: state(0).parameters}, keep="all")
@@ -210,3 +332,10 @@ def test_history_is_json_whatever_the_numbers(tmp_path: Path) -> None:
 
     line = json.loads(folder.history.read_text(), parse_constant=refuse)
     assert line["sites"]["GE"]["validation"] is None
+
+
+def test_no_two_names_have_one_file() -> None:
+    long = "東" * 40
+    cut = site_file(long).removesuffix(".safetensors")
+    names = [long, long + "京", cut, unquote(cut), "東" * 39 + "京"]
+    assert len({site_file(name) for name in names}) == len(names)

@@ -126,7 +126,7 @@ def test_a_hash_that_is_none_is_refused(text: str) -> None:
 
 
 def sealed(message: Message, text: str) -> Message:
-    messages.seal(message.content, text)
+    message.content[messages.CONFIG] = ConfigRecord({messages.AUDIT: text})
     return message
 
 
@@ -298,9 +298,9 @@ def test_a_description_is_read_whole() -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"site": None}, "site is None, expected a str"),
-        ({"site": 3}, "site is None, expected a str"),
-        ({"base_sha256": None}, "base-sha256 is None, expected a str"),
+        ({"site": None}, "site is None, expected 1 to 100 printable letters"),
+        ({"site": 3}, "site is None, expected 1 to 100 printable letters"),
+        ({"base_sha256": None}, "base-sha256 is None, expected a SHA-256"),
         ({"train_examples": None}, "train-examples is None, expected a number"),
         ({"train_examples": "9"}, "config 'train-examples' is not on the list"),
         ({"train_examples": 0}, "the site has no training examples"),
