@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,12 @@ from cardiac.view import to_view, view_spacing_mm
 from common.errors import UserError
 from common.labels import NUM_CLASSES
 
+log = logging.getLogger(__name__)
+
 VERSION = 1
 """Part of the cache key; raise it when the meaning of what is cached changes."""
+SHA256 = "sha256"
+"""Key of a volume's SHA-256 in its cache file."""
 CLIP_PERCENTILES = (0.5, 99.5)
 
 
@@ -126,29 +131,47 @@ class _Prepare(Transform):  # type: ignore[misc]
         image, label, native_mm = load_frame(case)
         slices = network_slices(image, native_mm, self.spacing_mm)
         native_label = torch.from_numpy(label)
-        return {
+        volume = {
             "image": slices,
             "label": resample_labels(native_label, slices.shape[-2:])[:, None],
             "native_label": native_label,
             "native_spacing_mm": torch.from_numpy(native_mm),
         }
+        return {**volume, SHA256: _sha256(item, volume)}
 
 
 class VolumeCache(PersistentDataset):  # type: ignore[misc]
-    """MONAI's dataset on disk that also computes anew what a killed process left half-written.
+    """MONAI's dataset on disk, whose files hold the SHA-256 of their volume.
 
-    MONAI moves its files into place, which between file systems is a copy that can be interrupted.
+    A file that was damaged, half-written or exchanged is made anew from the case.
     """
 
-    def _cachecheck(self, item: dict[str, Any]) -> Any:
-        try:
-            return super()._cachecheck(item)
-        except (RuntimeError, EOFError, OSError):  # what torch raises for a broken file
-            file = self.cache_dir and self.cache_dir / f"{self.hash_func(item).decode()}.pt"
-            if not (file and file.is_file()):  # then the item itself cannot be prepared
-                raise
-            file.unlink()
-            return super()._cachecheck(item)
+    def _cachecheck(self, item: dict[str, Any]) -> dict[str, Tensor]:
+        file = self.cache_dir and self.cache_dir / f"{self.hash_func(item).decode()}.pt"
+        if file and file.is_file():
+            try:
+                return _verified(item, torch.load(file, weights_only=True))
+            except Exception as error:  # torch raises many kinds for a broken file
+                log.warning("%s is damaged and made anew (%s)", file, type(error).__name__)
+                file.unlink(missing_ok=True)
+        return _verified(item, super()._cachecheck(item))
+
+
+def _verified(item: dict[str, Any], volume: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return a volume without its SHA-256; raises ValueError where this is another's."""
+    sha256 = volume.pop(SHA256)
+    if not torch.equal(sha256, _sha256(item, volume)):
+        raise ValueError("another SHA-256")
+    return volume
+
+
+def _sha256(item: dict[str, Any], volume: dict[str, Tensor]) -> Tensor:
+    """Return the SHA-256 of an item and its volume, uint8 (32,)."""
+    digest = hashlib.sha256(_item_hash(item))
+    for key, tensor in sorted(volume.items()):
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        digest.update(tensor.numpy().tobytes())
+    return torch.frombuffer(bytearray(digest.digest()), dtype=torch.uint8)
 
 
 def _item_hash(item: object) -> bytes:

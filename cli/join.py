@@ -10,6 +10,7 @@ import typer
 from client_app.connection import read_site
 from client_app.site_check import check_places, check_site
 from client_app.supernode import take_part
+from common.files import keep_private
 
 
 def join(
@@ -23,6 +24,7 @@ def join(
     Starts a SuperNode and answers its messages with the installed version of this app; code that
     comes with a run is not executed. A SuperNode that ends by itself is started again.
     """
+    keep_private()
     connection, settings = read_site(file)
     if check:
         check_site(settings, connection.health, file)

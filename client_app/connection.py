@@ -1,6 +1,7 @@
 """A site's TOML file: its settings, and how it connects to its coordinator."""
 
 import json
+import stat
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,13 +55,19 @@ class Connection:
         Raises
         ------
         UserError
-            A file is missing, or ``private-key`` holds no key; ``source`` is the site's file.
+            A file is missing, or ``private-key`` holds no key or one that others may read;
+            ``source`` is the site's file.
         """
         for key, value in self.files().items():
             if value and not Path(value).expanduser().is_file():
                 raise UserError(f"{source}: {key}: {value}: no such file")
         if self.private_key and not _holds_key(path := Path(self.private_key).expanduser()):
             raise UserError(f"{source}: private-key: {path} holds none of 'rate-my-lora site-key'")
+        if self.private_key and (mode := stat.S_IMODE(path.stat().st_mode)) & 0o077:
+            raise UserError(
+                f"{source}: private-key: {path}: found mode {mode:04o}, by which others may use "
+                f"the key, expected 0600: chmod 600 {path}"
+            )
 
     def command(self, site: SiteSettings) -> list[str]:
         """Return the command of the SuperNode, with the site's settings as node configuration."""

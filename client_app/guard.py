@@ -22,6 +22,7 @@ from client_app.ledger import Ledger, open_ledger
 from client_app.settings import LimitError, SiteSettings
 from common import messages, records
 from common.errors import UserError
+from common.files import keep_private
 from common.messages import (
     CANNOT,
     REFUSED,
@@ -69,6 +70,7 @@ def guard(message: Message, context: Context, serve: Serve, refusal: str = "") -
         fault = "" if refusal else _fault(message, settings)  # 1
         came = ""
         if audit is not None:  # 2
+            keep_private()
             came = audit.write(name, IN, f"refused: {fault}" if fault else PASSED, message)
         request: Request | None = None
         ledger: Ledger | None = None

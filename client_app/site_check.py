@@ -13,6 +13,7 @@ from client_app.site import Site
 from common.config import RunConfig
 from common.console import console
 from common.errors import UserError
+from common.files import close_to_others
 from common.flower_private import is_port_in_use
 from common.labels import STRUCTURES
 from common.model import file_sha256, load_base, read_features
@@ -64,12 +65,18 @@ def check_site(settings: SiteSettings, health: str, file: Path) -> None:
 
 
 def check_places(settings: SiteSettings, file: Path) -> None:
-    """Raise ``UserError`` where a site cannot write its cache or its audit log."""
+    """Raise ``UserError`` where a site cannot write its cache or its audit log.
+
+    What it has written there before is closed to other users.
+    """
     for key, attempt in {"cache-dir": try_cache, "audit-log": try_log}.items():
         try:
             attempt(settings)
         except UserError as error:
             raise UserError(f"{file}: {key}: {error}") from None
+    cache, log = Path(settings.cache_dir).expanduser(), settings.audit_path()
+    for path in (cache / "volumes", cache / "memory", log):
+        close_to_others(path)
 
 
 def try_base(path: Path) -> str:

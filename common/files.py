@@ -4,6 +4,7 @@ import hashlib
 import math
 import os
 import re
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -41,6 +42,23 @@ def replace_file(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def keep_private() -> None:
+    """Let nobody but this process's user read what it writes from now on, nor what it starts."""
+    os.umask(0o077)
+
+
+def close_to_others(path: Path) -> None:
+    """Take a file or folder away from users who are neither its owner nor of its group."""
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if mode & 0o007 and (path.is_file() or path.is_dir()):
+            path.chmod(mode & 0o770)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise UserError(f"{path}: cannot be closed to others ({error.strerror})") from None
 
 
 def remove_parts(folder: Path, older_than_s: float = 0.0) -> None:

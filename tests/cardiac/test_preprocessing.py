@@ -1,11 +1,14 @@
 """From files to slices: one view, one spacing, one scale, and plain words for bad files."""
 
+import io
 import itertools
 import os
+import pickle
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -401,3 +404,58 @@ def test_a_half_written_cache_file_is_computed_anew(tmp_path: Path, share: float
     file.write_bytes(whole[: int(len(whole) * share)])
     assert same(read(case, cache), first)
     assert len(file.read_bytes()) == len(whole)
+
+
+@pytest.mark.parametrize("where", [0.02, 0.3, 0.6, 0.9])
+def test_a_flipped_bit_in_the_cache_is_seen(tmp_path: Path, where: float) -> None:
+    case, cache = write_case(tmp_path), tmp_path / "cache"
+    first = read(case, cache)
+    (file,) = cache.iterdir()
+    whole = bytearray(file.read_bytes())
+    spoilt = first["image"].numpy().tobytes()[:64]  # in the middle of the image's bytes
+    at = whole.index(spoilt) + int(where * first["image"].nbytes)
+    whole[at] ^= 1
+    file.write_bytes(whole)
+    assert same(read(case, cache), first)
+    whole[at] ^= 1
+    assert torch.load(file)["image"].equal(torch.load(io.BytesIO(whole))["image"])
+
+
+class Evil:
+    """What a pickle would run."""
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.mkdir, ("ran",)
+
+
+def damaged(good: bytes, other: bytes) -> dict[str, bytes]:
+    """Return what may be found in place of a good cache file."""
+    image = io.BytesIO()
+    torch.save({"image": torch.zeros(1)}, image)
+    return {
+        "rubbish": b"x" * 5000,
+        "zeros": bytes(len(good)),
+        "zeros at its end": good[:-4096] + bytes(4096),
+        "a pickle that runs code": pickle.dumps(Evil()),
+        "other tensors": image.getvalue(),
+        "another case's volume": other,
+    }
+
+
+def test_a_damaged_cache_file_is_made_anew_and_runs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    case, cache = write_case(tmp_path), tmp_path / "cache"
+    read(replace(case, frame="ES"), cache)
+    (other,) = (path.read_bytes() for path in cache.iterdir())
+    next(cache.iterdir()).unlink()
+    first = read(case, cache)
+    (file,) = cache.iterdir()
+    for name, content in damaged(file.read_bytes(), other).items():
+        caplog.clear()
+        file.write_bytes(content)
+        assert same(read(case, cache), first), name
+        assert f"{file} is damaged" in caplog.text
+        assert same(read(case, cache), first), name
+    assert not Path("ran").exists()

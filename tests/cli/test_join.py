@@ -1,5 +1,7 @@
 """A site's file becomes a SuperNode's command, or an error that names the fault."""
 
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -127,6 +129,36 @@ def test_the_settings_are_parsed_once_and_the_examples_are_right(
     monkeypatch.setattr("cli.join.signal.signal", lambda *_: None)
     join(tmp_path / "site.toml")
     assert [settings.name for settings in parsed] == ["Siemens"]
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660])
+def test_a_private_key_that_others_may_read_is_refused(tmp_path: Path, mode: int) -> None:
+    path = write(tmp_path)
+    (tmp_path / "key").chmod(mode)
+    with pytest.raises(UserError, match=rf"private-key: .*mode {mode:04o}.*chmod 600 ") as error:
+        join(path)
+    assert str(tmp_path / "key") in str(error.value)
+
+
+def test_what_a_site_keeps_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache, log = tmp_path / "cache", tmp_path / "audit.jsonl"
+    before = os.umask(0o022)
+    try:
+        (cache / "volumes").mkdir(parents=True)
+        log.touch()
+        log.chmod(0o644)
+
+        def start(*_: object) -> None:
+            (cache / "memory").mkdir()
+            (cache / "memory" / "own").touch()
+
+        monkeypatch.setattr(joining, "take_part", start)
+        monkeypatch.setattr("cli.join.signal.signal", lambda *_: None)
+        join(write(tmp_path, cache_dir=str(cache), audit_log=str(log)))
+    finally:
+        os.umask(before)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (log, *cache.rglob("*"))}
+    assert modes == {"audit.jsonl": 0o640, "volumes": 0o750, "memory": 0o700, "own": 0o600}
 
 
 @pytest.mark.parametrize(("key", "path"), [("cache_dir", "file/cache"), ("audit_log", "file/log")])

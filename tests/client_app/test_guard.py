@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from secrets import token_hex
@@ -368,6 +369,23 @@ def test_a_line_of_something_else_is_named(tmp_path: Path) -> None:
     HashChain(path, lambda note: {"note": note}).append({"direction": "in"})
     with pytest.raises(UserError, match=r"audit\.jsonl: line 1 is not an audit line"):
         list(read_audit(path))
+
+
+def test_what_a_deployed_site_writes_is_its_own(tmp_path: Path, adapter: Adapter) -> None:
+    def app(*_: object) -> RecordDict:
+        (tmp_path / "kept").touch()
+        return good(messages.TRAIN, adapter)
+
+    node: dict[str, Value] = {"site": "GE", "audit-log": str(tmp_path / "log" / "audit.jsonl")}
+    context = Context(run_id=1, node_id=7, node_config=node, state=RecordDict(), run_config={})
+    before = os.umask(0o022)
+    try:
+        guard(request(messages.TRAIN), context, app)
+    finally:
+        os.umask(before)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) == 3
+    assert all(path.stat().st_mode & 0o077 == 0 for path in (*files, tmp_path / "log"))
 
 
 def test_every_reply_carries_the_hash_of_the_request_in_the_log(
