@@ -215,6 +215,7 @@ def _is_round(line: object) -> bool:
         and _are_numbers(line.get("seconds", {}))
         and _are_refusals(line.get("refused", []))
         and _are_texts(line.get("audit", {}))
+        and isinstance(line.get("dropped", ""), str)
     )
 
 
