@@ -194,13 +194,6 @@ class Roster:
             else:
                 self._admit(site, claims[site.node_id])
 
-    def _unlike(self, site: Member) -> str:
-        """Return what is wrong with the site's base file; empty where it is the run's."""
-        sha256 = site.facts.base_sha256
-        if self.base_sha256 in ("", sha256):
-            return ""
-        return f"its base model has SHA-256 {sha256[:16]}…, expected {self.base_sha256[:16]}…"
-
     def _now_unapproved(self, unapproved: dict[int, str]) -> None:
         before = sorted(set(self._unapproved.values()))
         self._unapproved, now = unapproved, sorted(set(unapproved.values()))
@@ -208,6 +201,13 @@ class Roster:
             if now:
                 log(INFO, "waiting for approval by %s", ", ".join(now))
             self.on_wait(now)
+
+    def _unlike(self, site: Member) -> str:
+        """Return what is wrong with the site's base file; empty where it is the run's."""
+        sha256 = site.facts.base_sha256
+        if self.base_sha256 in ("", sha256):
+            return ""
+        return f"its base model has SHA-256 {sha256[:16]}…, expected {self.base_sha256[:16]}…"
 
     def _admit(self, site: Member, claim: Claim) -> None:
         for node, other in list(self.members.items()):

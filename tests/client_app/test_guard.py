@@ -376,15 +376,15 @@ def test_what_a_deployed_site_writes_is_its_own(tmp_path: Path, adapter: Adapter
         (tmp_path / "kept").touch()
         return good(messages.TRAIN, adapter)
 
-    node: dict[str, Value] = {"site": "GE", "audit-log": str(tmp_path / "log" / "audit.jsonl")}
+    node = hospital(tmp_path, audit_log=str(tmp_path / "log" / "audit.jsonl"))
     context = Context(run_id=1, node_id=7, node_config=node, state=RecordDict(), run_config={})
     before = os.umask(0o022)
     try:
         guard(request(messages.TRAIN), context, app)
     finally:
         os.umask(before)
-    files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert len(files) == 3
+    files = [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "base"]
+    assert len(files) == 7  # the app's, the log and its head, the run, its approval, ledger, reply
     assert all(path.stat().st_mode & 0o077 == 0 for path in (*files, tmp_path / "log"))
 
 
