@@ -62,9 +62,15 @@ TOO_FEW = "this site has fewer patients than it requires behind each number that
 OTHER_NETWORK = "the run is for another network than this site's base model"
 MEMORY = "the run needs more memory or disk than this site allows"
 NOT_HELD = "this site does not hold "
+NOT_APPROVED = "this site has not approved the run"
+ANSWERED = "this site answered another request for this round, or for a later one"
+TOO_FAR = "the adapter is too far from what this site trained last"
+ASKED = "{} {} are asked, this site allows {}"
+"""A number, what is counted and the site's limit of it."""
 NUMBERED = (
     r"rank \d+ is asked, this site allows \d+",
-    r"\d+ epochs are asked, this site allows \d+",
+    r"\d+ (epochs|rounds|messages|adapters to rate|MiB) are asked, this site allows \d+",
+    r"this run does not ask for a (train|validate|test) of round \d+",
     r"the run is of (another app|version [\w.+]+), this site has version [\w.+]+",
     r"all weights are asked, this site sends adapters alone",
     r"this site does not serve (train|validate|test)",
@@ -73,7 +79,10 @@ NUMBERED = (
     r"[a-z0-9-]+ has a value that this site does not allow",
     NOT_HELD + r"(the \d+ merges so far|its factors of round \d+)",
 )
-FIXED = (CANNOT, UNEXPECTED, REFUSED, SPENT, TOO_FEW, OTHER_NETWORK, MEMORY)
+FIXED = (
+    CANNOT, UNEXPECTED, REFUSED, SPENT, TOO_FEW, OTHER_NETWORK, MEMORY, NOT_APPROVED, ANSWERED,
+    TOO_FAR,
+)  # fmt: skip
 SENTENCES = re.compile("|".join((*map(re.escape, FIXED), *NUMBERED)))
 """The only sentences in which a site says what is wrong; its own log names files and patients."""
 

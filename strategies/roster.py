@@ -4,6 +4,7 @@ import hashlib
 import os
 import time
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from logging import INFO, WARNING
 from typing import Any
@@ -15,7 +16,7 @@ from flwr.serverapp import Grid
 from common.config import RunConfig
 from common.errors import UserError
 from common.flower_environment import UNREGISTERED
-from common.messages import Describe, Description, ReplyError, read_reply
+from common.messages import NOT_APPROVED, Describe, Description, ReplyError, read_reply
 from strategies import names
 from strategies.names import Claim
 from strategies.ranks import assign_ranks
@@ -27,6 +28,12 @@ MEET_S = 30
 """Seconds that a round waits for new nodes to describe themselves."""
 ASK_AGAIN_S = 120.0
 """Seconds after which a node that did not describe itself is asked again."""
+ASK_APPROVAL_S = (10.0, 300.0)
+"""Seconds after which a site that has not approved the run is asked again: at first, and at most,
+as they double every time."""
+
+OnWait = Callable[[Sequence[str]], None]
+"""Called with the sites that have not approved the run whenever these are others than before."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,7 @@ class Roster:
 
     def __init__(self, config: RunConfig, state: RunState) -> None:
         self.config = config
+        self.on_wait: OnWait = lambda _: None
         self.members: dict[int, Member] = {}  # by node: all that were admitted and not replaced
         self.owners = state.owners  # by name, to whom it belongs
         self.run_id = state.run_id
@@ -68,9 +76,11 @@ class Roster:
         self._connected: set[int] = set()
         self._away: set[int] = set()  # members that left and were not asked since they came back
         self._silent: dict[int, float] = {}  # by node, when to ask again
+        self._unapproved: dict[int, str] = {}  # by node, the sites that have not approved the run
+        self._patience: dict[int, float] = {}  # by node, seconds until such a site is asked again
 
     def gather(self, grid: Grid) -> None:
-        """Wait for the run's sites, ask each to describe itself and fix their ranks.
+        """Wait for the run's sites and their approval, and fix the ranks.
 
         Raises
         ------
@@ -85,6 +95,10 @@ class Roster:
                 break
             time.sleep(POLL_S)
         online = self.online(grid, federation.round_timeout_s)
+        deadline = time.monotonic() + federation.approval_wait_s
+        while len(online) < federation.sites and self._unapproved and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+            online = self.online(grid)
         self._settle_base()
         online = [site for site in online if site.node_id in self.members]
         if len(online) < federation.min_sites:
@@ -114,6 +128,7 @@ class Roster:
         self._connected = nodes
         now = time.monotonic()
         self._silent = {n: until for n, until in self._silent.items() if n in nodes and now < until}
+        self._now_unapproved({n: site for n, site in self._unapproved.items() if n in nodes})
         known = set(self.members) - self._away
         if new := nodes - known - self._turned_away - set(self._silent):
             self._meet(grid, nodes, sorted(new), patience_s)
@@ -139,6 +154,7 @@ class Roster:
         registered = {node: info.name for node, info in known.items() if info.name}
         self._turned_away.update(new)  # until they are admitted or some node leaves
         silent = set(new)
+        unapproved = {n: site for n, site in self._unapproved.items() if n not in silent}
         described: list[Member] = []
         for reply in replies:
             node = reply.metadata.src_node_id
@@ -149,12 +165,21 @@ class Roster:
                 described.append(Member(node, read_reply(reply, Description.from_record)))
             except ReplyError as error:
                 name = error.site or registered.get(node) or f"node {node}"
-                self.refusals.append((name, str(error)))
+                if str(error) == NOT_APPROVED:
+                    unapproved[node] = name
+                if node not in unapproved or node not in self._unapproved:  # else on record already
+                    self.refusals.append((name, str(error)))
         self.refusals += [
             (registered.get(node) or f"node {node}", "no answer") for node in sorted(silent)
         ]
-        self._turned_away -= silent
-        self._silent |= dict.fromkeys(silent, time.monotonic() + ASK_AGAIN_S)
+        now = time.monotonic()
+        self._turned_away -= silent | set(unapproved)
+        self._silent |= dict.fromkeys(silent, now + ASK_AGAIN_S)
+        first, most = ASK_APPROVAL_S
+        for node in set(unapproved) & set(new):
+            self._patience[node] = min(2 * self._patience.get(node, first / 2), most)
+            self._silent[node] = now + self._patience[node]
+        self._now_unapproved(unapproved)
         described.sort(key=lambda site: (site.name, site.node_id))  # not by who answered first
         claims = {
             node: Claim(node, site.name, registration(known.get(node)), registered.get(node, ""))
@@ -172,6 +197,14 @@ class Roster:
     def _excluded(self, site: Member) -> str:
         excluded = site.name in self.config.federation.excluded()
         return "the run's key exclude names it" if excluded else ""
+
+    def _now_unapproved(self, unapproved: dict[int, str]) -> None:
+        before = sorted(set(self._unapproved.values()))
+        self._unapproved, now = unapproved, sorted(set(unapproved.values()))
+        if now != before:
+            if now:
+                log(INFO, "waiting for approval by %s", ", ".join(now))
+            self.on_wait(now)
 
     def _unlike(self, site: Member) -> str:
         """Return what is wrong with the site's base file; empty where it is the run's."""

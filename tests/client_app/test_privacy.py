@@ -90,7 +90,10 @@ def test_a_damaged_ledger_ends_training_until_it_is_mended(tmp_path: Path, conte
 def private_site(site_config: RunConfig, tmp_path: Path) -> Callable[[PrivacySettings], Site]:
     def make(privacy: PrivacySettings) -> Site:
         data = replace(site_config.data, cache_dir=str(tmp_path))
-        return Site(SiteSettings(name="GE", privacy=privacy), replace(site_config, data=data))
+        return Site(
+            SiteSettings(name="GE", min_train_patients=1, min_patients=1, privacy=privacy),
+            replace(site_config, data=data),
+        )
 
     return make
 
