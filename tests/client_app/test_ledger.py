@@ -50,7 +50,7 @@ class Hospital:
         dice = self.served / 1000
         match request:
             case messages.Train():
-                return Update(self.trained(self.served), 9, 0.5, dice).to_record()
+                return Update(self.trained(self.served), 9, dice, 0.5).to_record()
             case messages.Validate():
                 return Validation(dice, 5, (dice,) * len(request.others)).to_record()
             case messages.Test():
@@ -271,7 +271,7 @@ def test_a_site_describes_itself_once_in_a_run(hospital: Hospital) -> None:
 
 
 def test_a_stored_reply_is_read_as_it_was(tmp_path: Path, adapter: Adapter) -> None:
-    reply = Update(adapter, 9, 0.1, 2.0, 1 / 3).to_record()
+    reply = Update(adapter, 9, 2.0, 0.1, 1 / 3).to_record()
     reply["metrics"]["undefined"] = math.nan  # type: ignore[index]
     save_reply(tmp_path / "reply.safetensors", reply)
     found = load_reply(tmp_path / "reply.safetensors")

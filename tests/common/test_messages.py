@@ -122,8 +122,8 @@ def test_a_name_that_is_not_listed_is_refused() -> None:
         ),
         (messages.Description("A", SHA, 10**15), "train-examples is beyond 1000000000"),
         (messages.Validation(0.5, 10**5000), "num-examples is beyond 1000000000"),
-        (messages.Update(Weights(), 1, 1e300, 1), "loss is 1e+300, expected at most 1e+09"),
-        (messages.Update(Weights(), 1, -1e300, 1), "loss is -1e+300, expected at least -1e+09"),
+        (messages.Update(Weights(), 1, 1, 1e300), "loss is 1e+300, expected at most 1e+09"),
+        (messages.Update(Weights(), 1, 1, -1e300), "loss is -1e+300, expected at least -1e+09"),
     ],
 )
 def test_values_out_of_range_are_refused(reply: messages.Reply, reason: str) -> None:
@@ -151,7 +151,7 @@ def test_a_failure_names_its_site_if_the_name_may_be_printed(site: str, read: st
 
 def test_no_reply_tells_more_than_three_decimals_of_dice_and_loss_and_one_of_mm() -> None:
     said = [
-        messages.Update(Weights(), 6, 1.23456, 7.654321, 0.12345, 0.98765).numbers(),
+        messages.Update(Weights(), 6, 7.654321, 1.23456, 0.12345, 0.98765).numbers(),
         messages.Validation(0.12345, 2, (0.98765,)).numbers(),
         messages.TestScores(2, {"base.dice.LV": 0.12345, "test.hd95_mm.mean": 4.5678}).numbers(),
     ]
