@@ -1,7 +1,7 @@
 """The settings of a site, which no run can change: its data, its files and its limits."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cardiac.splits import Cohorts
@@ -18,6 +18,32 @@ REQUESTS = {messages.TRAIN: "train", messages.VALIDATE: "validate", messages.TES
 
 class LimitError(UserError):
     """The server asks for more than the site allows; the text names no file and may leave."""
+
+
+@dataclass(frozen=True)
+class PrivacySettings:
+    """Differential privacy of the site's patients in what the site trains and sends."""
+
+    noise_multiplier: float = option(0.0, low=0, high=1000)
+    """σ: standard deviation of the noise on a sum of patients' gradients, in units of
+    ``clip-norm``. 0: training without noise, and without any bound on what it tells."""
+    clip_norm: float = option(1.0, above=0, high=1e6)
+    """Longest gradient of a patient; longer ones are scaled down to it."""
+    sampling_rate: float = option(0.25, above=0, high=1)
+    """Probability with which a training step draws a patient; an epoch has 1 / this steps."""
+    delta: float = option(0.001, above=0, high=0.1)
+    """δ: chance that the bound ε does not hold; well below 1 / number of training patients."""
+    max_epsilon: float = option(10.0, above=0, high=1e9)
+    """Highest ε of all runs of the site together; the site trains no more beyond it."""
+
+    @property
+    def on(self) -> bool:
+        """Whether the site trains with noise."""
+        return self.noise_multiplier > 0
+
+    def steps(self, epochs: int) -> int:
+        """Return the number of training steps of some epochs."""
+        return max(1, round(epochs / self.sampling_rate))
 
 
 @dataclass(frozen=True)
@@ -70,6 +96,23 @@ class SiteSettings:
     averaging does; otherwise it sends adapters alone."""
     serves: str = "train,validate,test"
     """Requests that the site answers; a site without ``test`` keeps its test scores."""
+    approve: str = option("ask", choices=("ask", "listed", "any"))
+    """Which runs the site answers: ``ask``, those that ``rate-my-lora approve`` approved;
+    ``listed``, also the first run of each configuration in ``approved``; ``any``, every run."""
+    approved: str = ""
+    """SHA-256 of configurations, separated by commas, as ``rate-my-lora approve`` lists them."""
+    max_messages: int = option(1000, low=1, high=1_000_000)
+    """Most messages of one run that the site answers, repeated ones too."""
+    max_rounds: int = option(100, low=1, high=100_000)
+    """Most rounds of a run."""
+    max_others: int = option(8, low=0, high=1000)
+    """Most adapters that the site rates in one message beside the merge."""
+    max_mib_out: int = option(1024, low=1, high=1_000_000)
+    """Most MiB of tensors that leave the site in one run."""
+    max_change: float = option(0.0, low=0, high=1_000_000)
+    """How far what the site is sent may be from what it trained last, as a multiple of how far that
+    is from the base; 0 for any distance."""
+    privacy: PrivacySettings = field(default_factory=PrivacySettings)
 
     @classmethod
     def from_node(cls, node: Mapping[str, Value], source: str = "node config") -> "SiteSettings":
@@ -91,6 +134,8 @@ class SiteSettings:
              f"the name of this site's data, {A_NAME}"),
             ("serves", wrong[0], bool(self.served()) and self.served() <= set(requests),
              f"some of {', '.join(requests)}"),
+            *(("approved", word, bool(messages.SHA256.fullmatch(word)), "hashes and commas")
+              for word in sorted(self.listed())),
         ]  # fmt: skip
 
     @property
@@ -107,7 +152,11 @@ class SiteSettings:
 
     def served(self) -> set[str]:
         """Return the words in ``serves``."""
-        return {word.strip() for word in self.serves.split(",") if word.strip()}
+        return _words(self.serves)
+
+    def listed(self) -> set[str]:
+        """Return the hashes in ``approved``."""
+        return _words(self.approved.lower())
 
     def audit_name(self) -> str:
         """Return the audit log's file name where ``audit-log`` is not set."""
@@ -170,3 +219,7 @@ class SiteSettings:
         epochs = config.train.local_epochs
         if self.max_local_epochs and epochs > self.max_local_epochs:
             raise LimitError(f"{epochs} epochs are asked, this site allows {self.max_local_epochs}")
+
+
+def _words(text: str) -> set[str]:
+    return {word.strip() for word in text.split(",") if word.strip()}
