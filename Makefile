@@ -8,7 +8,7 @@ WORKERS ?= 2
 # Folder or page of torch's wheels for CPUs, for `make lock`; torch's own index where it is empty.
 CPU_WHEELS ?=
 
-.PHONY: help install demo test lint types unit attacks lock wheel format clean
+.PHONY: help install demo test lint types unit attacks fuzz soak lock wheel format clean
 
 help:  ## Show these targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -38,6 +38,12 @@ unit: install
 
 attacks: install  ## Attack a site, a run and their files; a line for each attack
 	$(BIN)/pytest -n $(WORKERS) tests/attacks
+
+fuzz: install  ## Read 100,000 damaged inputs with each parser: about an hour
+	FUZZ=100000 $(BIN)/pytest -n $(WORKERS) --timeout 7200 tests/fuzz
+
+soak: install  ## Kill, cut and lie to a federation of real processes for half an hour
+	$(BIN)/python -m benchmarks.soak
 
 lock: install  ## Write deploy/lock: versions and SHA-256 of all that is installed
 	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python deploy/write_locks.py --cpu-wheels "$(CPU_WHEELS)"

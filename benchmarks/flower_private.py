@@ -12,6 +12,9 @@ from flwr.app.message import remove_content_from_message
 from flwr.cli.app import app as flwr
 from flwr.cli.flower_config import parse_superlink_connection
 
+# What a SuperNode talks to a SuperLink with
+from flwr.client.grpc_rere_client.connection import grpc_request_response
+
 # The owner of a node that nobody registered
 from flwr.common.constant import NOOP_FLWR_AID
 
@@ -44,12 +47,13 @@ from flwr.supercore.constant import FLWR_IN_MEMORY_DB_NAME, NOOP_FEDERATION_ID, 
 # Talks to a SuperLink as `flwr` does
 from flwr.supercore.control.control_http_client import ControlHttpClient
 
-# A message as objects
+# The objects in a message, as they are announced and sent
 from flwr.supercore.inflatable.inflatable_object import (
     add_header_to_object_body,
     get_all_nested_objects,
     get_object_id,
     get_object_tree,
+    no_object_id_recompute,
 )
 
 # Reads an array record that came as objects
@@ -60,6 +64,9 @@ from flwr.supercore.object_store import ObjectStoreFactory
 
 # A public key as the SuperLink stores it
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+
+# Calls a SuperLink again that does not answer
+from flwr.supercore.retry import make_simple_grpc_retry_invoker
 
 # The options of flower-superlink
 from flwr.superlink.cli.flower_superlink import _parse_args_run_superlink as superlink_parser
@@ -93,11 +100,14 @@ __all__ = [
     "get_all_nested_objects",
     "get_object_id",
     "get_object_tree",
+    "grpc_request_response",
     "inflate_object_from_contents",
     "link_state",
+    "make_simple_grpc_retry_invoker",
     "message_from_proto",
     "message_handler",
     "message_to_proto",
+    "no_object_id_recompute",
     "parse_superlink_connection",
     "public_key_to_bytes",
     "remove_content_from_message",

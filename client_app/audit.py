@@ -161,9 +161,22 @@ def read_audit(path: Path) -> Iterator[Mapping[str, Any]]:
         removed, changed or reordered.
     """
     for entry in HashChain(path, _note).read():
-        if not {"time", "run", "round", "kind", "direction", "verdict"} <= set(entry):
+        if not _is_line(entry):
             raise UserError(f"{path}: line {entry['line']} is not an audit line")
         yield entry
+
+
+def _is_line(entry: Mapping[str, Any]) -> bool:
+    """Return whether an entry has what every line has, and counts and records that are such."""
+    counts = [entry.get(key, 0) for key in ("payload_bytes", "message_bytes")]
+    named = [entry.get(key, {}) for key in ("metrics", "config")]
+    return (
+        {"time", "run", "round", "kind", "direction", "verdict"} <= set(entry)
+        and all(isinstance(count, int) for count in counts)
+        and isinstance(entry.get("arrays", []), list)
+        and all(isinstance(records, dict) for records in named)
+        and all(isinstance(record, dict) for records in named for record in records.values())
+    )
 
 
 def _begin(request: RequestId, direction: str, verdict: str) -> dict[str, Any]:

@@ -184,7 +184,7 @@ def _read_summary(path: Path) -> Mapping[str, Any] | None:
         return None
     try:
         summary = loads(path.read_text("utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON ({error})") from None
     if not isinstance(summary, dict) or not isinstance(summary.get("sites"), dict):
         raise UserError(f"{path}: has no 'sites', expected the summary of a run")
@@ -208,14 +208,25 @@ def _is_round(line: object) -> bool:
         and isinstance(line.get("round"), int)
         and _is_number(line.get("lambda", 0.0))
         and isinstance(line.get("sites"), dict)
-        and all(
-            isinstance(entry, dict) and not any(isinstance(v, str | list) for v in entry.values())
-            for entry in line["sites"].values()
-        )
-        and _are_numbers(line.get("seconds", {}))
+        and all(map(_is_entry, line["sites"].values()))
+        and isinstance(line.get("seconds", {}), dict)
+        and all(map(_is_number, line.get("seconds", {}).values()))
         and _are_refusals(line.get("refused", []))
         and _are_texts(line.get("audit", {}))
         and isinstance(line.get("dropped", ""), str)
+    )
+
+
+def _is_entry(entry: object) -> bool:
+    """Return whether a site's part of a round has numbers alone, or None for what has no value."""
+    if not isinstance(entry, dict):
+        return False
+    counts = (entry.get(key, 0) for key in ("bytes_up", "bytes_down"))
+    facts = (value for key, value in entry.items() if key != "rates")
+    return (
+        _are_numbers(entry.get("rates", {}))
+        and all(map(_is_number, counts))
+        and all(value is None or isinstance(value, int | float) for value in facts)
     )
 
 

@@ -18,6 +18,8 @@ INDEX = "*M&Ms*nformation*.csv"
 CODE = "External code"
 IMAGE = "_sa.nii.gz"
 UNLABELLED = "unlabeled"
+MOST_DIGITS = 9
+"""Of the number of a frame; Python reads no number of thousands of digits."""
 
 
 def indices(data_dir: Path) -> list[Path]:
@@ -54,7 +56,7 @@ def read_mnms(data_dir: Path) -> Iterator[Case | Fault]:
         image, label = Path(f"{stem}_sa.nii.gz"), Path(f"{stem}_sa_gt.nii.gz")
         for frame in FRAMES:
             number = row.info[frame].removesuffix(".0")  # of a table that went through pandas
-            if not number.isdecimal():
+            if not number.isdecimal() or len(number) > MOST_DIGITS:
                 text = f"{row.where}: {frame} is {row.info[frame]!r}, expected a frame number"
                 yield Fault("info-frame", f"{text} from 0", patient, index)
                 continue

@@ -16,7 +16,7 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from torch import Tensor
 
-from client_app.app import app
+from client_app.app import answer
 from client_app.settings import SiteSettings
 from client_app.site import open_site
 from common import lora, messages, records
@@ -35,7 +35,6 @@ PATIENTS = 30
 DISEASES = ("NOR", "HCM", "LV", "ARR", "FALL", "CIA", "TRI")
 FEATURES = (4, 8, 8, 8, 8, 4)
 RANK = 4
-RUN_ID = "0123456789abcdef"
 
 
 def disease(patient: int) -> str:
@@ -86,8 +85,13 @@ class Hospital:
         }
         if "approve" in {field.name for field in fields(SiteSettings)}:
             self.node.setdefault("approve", "any")
-        self.flower_run = 1
+        self.flower_run, self.run_id = 1, "run 1"
         open_site.cache_clear()
+
+    def new_run(self) -> None:
+        """Let all that follows belong to another run."""
+        self.flower_run += 1
+        self.run_id = f"run {self.flower_run}"
 
     def context(self) -> Context:
         """Return what Flower hands to the app."""
@@ -118,7 +122,7 @@ class Hospital:
         default = 0 if kind == messages.DESCRIBE else 1
         made = messages.REQUESTS.get(kind, messages.Describe)(
             RunConfig.from_flat(TINY),
-            RUN_ID,
+            self.run_id,
             server_round=default if server_round is None else server_round,
             site_rank=adapter.rank if adapter else 0,
             run_rank=adapter.rank if adapter else 0,
@@ -132,8 +136,8 @@ class Hospital:
         return Message(content, dst_node_id=7, message_type=kind)
 
     def send(self, message: Message) -> Message:
-        """Return the site's answer to a message."""
-        return app(message, self.context())
+        """Return the site's answer to a message, as `join` gives it."""
+        return answer(message, self.context())
 
     def ask(
         self,
