@@ -85,13 +85,13 @@ class Hospital:
         }
         if "approve" in {field.name for field in fields(SiteSettings)}:
             self.node.setdefault("approve", "any")
-        self.flower_run, self.run_id = 1, "run 1"
+        self.flower_run, self.run_id = 1, "run1"
         open_site.cache_clear()
 
     def new_run(self) -> None:
         """Let all that follows belong to another run."""
         self.flower_run += 1
-        self.run_id = f"run {self.flower_run}"
+        self.run_id = f"run{self.flower_run}"
 
     def context(self) -> Context:
         """Return what Flower hands to the app."""
