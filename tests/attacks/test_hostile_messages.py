@@ -93,8 +93,8 @@ def config(change: Callable[[ConfigRecord], Any]) -> Change:
     return lambda content: change(content.config_records[messages.CONFIG])
 
 
-def put(key: str, record: object) -> Change:
-    return lambda content: content.__setitem__(key, record)  # type: ignore[arg-type]
+def put(key: str, record: ArrayRecord | ConfigRecord | MetricRecord) -> Change:
+    return lambda content: content.__setitem__(key, record)
 
 
 ODD: Mapping[str, Change] = {
@@ -117,7 +117,7 @@ ODD: Mapping[str, Change] = {
     "what was trained in round -1": config(lambda c: c.update({"held": -1})),
     "a run id of a kilobyte": config(lambda c: c.update({"run-id": "x" * 1000})),
     "a thousand adapters to rate": lambda c: c.update(
-        {messages.OTHER.format(n): array(b"x") for n in range(1, 1001)}  # type: ignore[arg-type]
+        {messages.OTHER.format(n): array(b"x") for n in range(1, 1001)}
     ),
     "a hundred thousand tensors": put(messages.ADAPTER, empty_tensors(100_000)),
     "two arrays": put(messages.ADAPTER, ArrayRecord({x: Array(np.ones(1)) for x in ("a", "b")})),
