@@ -139,10 +139,10 @@ class Bench:
         config = self.config(row, seed, self.args.rounds)
         sites = [open_site(row, config, number) for number in range(SITES)]
         *_, last = federate(sites, config)
-        if seed not in self.fixed:
-            self.fixed[seed] = dice(sites, None)
+        if (key := f"base {seed}") not in self.fixed:
+            self.fixed[key] = dice(sites, None)
         result = dice(sites, last.state.parameters)
-        return {"epsilon": self.epsilon(row, config), "base": self.fixed[seed], "result": result}
+        return {"epsilon": self.epsilon(row, config), "base": self.fixed[key], "result": result}
 
     def attack(self, row: Row, trial: int) -> Found:
         """Train the largest hospital on half of its patients; return what is guessed of all.
@@ -191,7 +191,7 @@ class Bench:
         return [float(torch.cosine_similarity(change, way, 0)) for way in self.fixed[key]]
 
 
-def dice(sites: Sequence[Site], parameters: Parameters | None) -> dict[str, list[float]]:
+def dice(sites: Sequence[Site], parameters: Parameters | None) -> dict[Split, list[float]]:
     """Return the mean Dice of every hospital by split."""
     state = State(parameters)
     return {split: [site.score(state, split).mean_dice for site in sites] for split in SPLITS[1:]}
