@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import tomllib
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
 
 import click
@@ -23,6 +22,7 @@ from client_app.settings import SiteSettings
 from common.certificates import make_site_key
 from common.config import RunConfig
 from common.flower_private import parse_config_args
+from common.options import keys_of
 from tests.composed import read_services
 from tests.test_simulation import ROOT
 
@@ -86,17 +86,16 @@ def example_lines() -> Iterator[tuple[str, bool]]:
 
 def test_the_example_shows_every_key_of_a_site() -> None:
     shown = [line.split(" = ")[0] for line, _ in example_lines()]
-    ours = {field.name for kind in (Connection, SiteSettings) for field in fields(kind)}
-    ours = ours - {"partition", "partitions", "name"} | {"site"}
-    assert sorted(shown) == sorted(name.replace("_", "-") for name in ours)
+    ours = {key for kind in (Connection, SiteSettings) for key in keys_of(kind)}
+    assert sorted(shown) == sorted(ours - {"partition-id", "num-partitions"})
 
 
 def test_what_the_example_shows_as_a_default_is_one() -> None:
-    defaults = {f.name: f.default for kind in (Connection, SiteSettings) for f in fields(kind)}
+    keys = {**keys_of(Connection), **keys_of(SiteSettings)}
     for line, is_set in example_lines():
         if not is_set:
             ((key, value),) = tomllib.loads(line).items()
-            assert value == defaults[key.replace("-", "_")], key
+            assert value == keys[key].default, key
 
 
 def test_the_example_is_read(tmp_path: Path) -> None:
