@@ -74,7 +74,7 @@ def test_no_run_moves_the_split(hospital: Hospital, moved: dict[str, Any]) -> No
     """A split seed that leaves one patient alone, other columns and axes: nothing changes."""
     described = metrics(hospital.ask(messages.DESCRIBE))
     assert refusal(hospital.ask(messages.DESCRIBE, **moved)) == messages.NOT_APPROVED
-    hospital.run_id = "another"
+    hospital.new_run()
     assert metrics(hospital.ask(messages.DESCRIBE, **moved)) == described
     # two frames a patient
     assert described["train-cases"] >= 20
@@ -86,7 +86,7 @@ def test_a_tested_patient_is_never_the_only_validated_one(patients: Path, tmp_pa
     sealed = Hospital(patients, tmp_path, serves="train,validate")
     counts = set()
     for seed in (0, alone_in("val"), alone_in("test")):
-        sealed.run_id = f"run-{seed}"
+        sealed.new_run()
         for label in range(3):
             reply = sealed.ask(
                 messages.VALIDATE, pushed(label), server_round=label + 1, split_seed=seed
@@ -123,7 +123,7 @@ def test_every_step_of_training_is_of_all_training_patients(hospital: Hospital) 
     """One step over all slices, which the ranges allow: it is of ten patients at least."""
     described = metrics(hospital.ask(messages.DESCRIBE))
     seed = alone_in("val")
-    hospital.run_id = "another"
+    hospital.new_run()
     trained = metrics(hospital.ask(messages.TRAIN, start(), split_seed=seed, batch_size=1024))
     assert trained["num-examples"] == described["train-examples"] >= 10 * 2 * 2
 
