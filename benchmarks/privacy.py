@@ -140,9 +140,9 @@ class Bench:
         config = self.config(row, seed, self.args.rounds)
         sites = [open_site(row, config, number) for number in range(SITES)]
         *_, last = federate(sites, config)
-        if seed not in self.fixed:
-            self.fixed[seed] = scored(sites, None)
-        (dice, base), (base_dice, before) = scored(sites, last.state.parameters), self.fixed[seed]
+        if (key := f"base {seed}") not in self.fixed:
+            self.fixed[key] = scored(sites, None)
+        (dice, base), (base_dice, before) = scored(sites, last.state.parameters), self.fixed[key]
         drop = before - base
         member = [split == "train" for split in SPLITS for s in sites for _ in by_patient(s, split)]
         return {
@@ -201,7 +201,7 @@ class Bench:
 
 def scored(
     sites: Sequence[Site], parameters: Parameters | None
-) -> tuple[dict[str, list[float]], Numbers]:
+) -> tuple[dict[Split, list[float]], Numbers]:
     """Return the hospitals' Dice by split, and the loss on every patient."""
     state = State(parameters)
     dice = {split: [s.score(state, split).mean_dice for s in sites] for split in SPLITS[1:]}

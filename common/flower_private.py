@@ -154,7 +154,7 @@ def runtime_client(address: str, token: str = "", lock: Lock | None = None) -> R
     return RuntimeHttpClient.from_server_address(
         address,
         insecure=lock is None,
-        root_certificates=lock and lock.certificate,
+        root_certificates=None if lock is None else lock.certificate,
         interceptors=interceptors,
     )
 

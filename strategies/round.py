@@ -119,7 +119,7 @@ class Round:
         """Return the merge with these masses, or None where the sites could not use it."""
         try:
             merged = self._merge(masses)
-        except torch.linalg.LinAlgError:  # values so far apart have no decomposition
+        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # values so far apart have no decomposition
             return None
         return merged if usable.is_usable(merged, self.state.folded) else None
 

@@ -12,8 +12,7 @@ import httpx
 import numpy as np
 import pytest
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
-from flwr.app.error import Error
+from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.common import Array
 
 from client_app import envelope, runner, site
@@ -94,8 +93,8 @@ def config(change: Callable[[ConfigRecord], Any]) -> Change:
     return lambda content: change(content.config_records[messages.CONFIG])
 
 
-def put(key: str, record: object) -> Change:
-    return lambda content: content.__setitem__(key, record)  # type: ignore[arg-type]
+def put(key: str, record: ArrayRecord | ConfigRecord | MetricRecord) -> Change:
+    return lambda content: content.__setitem__(key, record)
 
 
 ODD: Mapping[str, Change] = {
@@ -118,7 +117,7 @@ ODD: Mapping[str, Change] = {
     "what was trained in round -1": config(lambda c: c.update({"held": -1})),
     "a run id of a kilobyte": config(lambda c: c.update({"run-id": "x" * 1000})),
     "a thousand adapters to rate": lambda c: c.update(
-        {messages.OTHER.format(n): array(b"x") for n in range(1, 1001)}  # type: ignore[arg-type]
+        {messages.OTHER.format(n): array(b"x") for n in range(1, 1001)}
     ),
     "a hundred thousand tensors": put(messages.ADAPTER, empty_tensors(100_000)),
     "two arrays": put(messages.ADAPTER, ArrayRecord({x: Array(np.ones(1)) for x in ("a", "b")})),
@@ -226,13 +225,14 @@ def test_a_rank_below_zero_is_no_way_round_the_limit(hospital: Hospital) -> None
 
 
 def test_spacings_do_not_fill_the_disk(hospital: Hospital) -> None:
-    """Request after request with another spacing fills the site's disk with volumes."""
+    """Run after run with another spacing fills the site's disk with volumes."""
     root = hospital.cache / "volumes"
     root.mkdir(parents=True)
     (root / "0123.pt").write_bytes(bytes(1000))
     for spacing in (4.0, 4.001, 4.002, 4.003, 4.0):
         hospital.new_run()
         assert not refusal(hospital.ask(messages.DESCRIBE, **{"spacing-mm": spacing}))
+        hospital.new_run()
         newest = root / f"{spacing}-mm"
         kept = sorted(path.name for path in root.iterdir())
         assert newest.name in kept
