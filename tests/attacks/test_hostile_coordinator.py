@@ -153,7 +153,7 @@ def test_numbers_of_a_message_have_a_range(hospital: Hospital, key: str, value: 
 
 
 @pytest.mark.parametrize(
-    "kind", ["train.other", "query", "evaluate.describe", "nonsense", "x" * 999]
+    "kind", ["train.other", "query", "evaluate.describe", "train." + "x" * 999]
 )
 def test_an_unknown_message_does_not_end_join(
     hospital: Hospital, monkeypatch: pytest.MonkeyPatch, kind: str
@@ -252,7 +252,7 @@ def hostile_arrays() -> Iterator[Any]:
     yield pytest.param(ArrayRecord({"other": one}), id="other name")
 
 
-@pytest.mark.parametrize("arrays", hostile_arrays())
+@pytest.mark.parametrize("arrays", list(hostile_arrays()))
 def test_hostile_bytes_are_no_adapter(
     hospital: Hospital, arrays: ArrayRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
