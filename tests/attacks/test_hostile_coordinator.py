@@ -252,7 +252,7 @@ def hostile_arrays() -> Iterator[Any]:
     yield pytest.param(ArrayRecord({"other": one}), id="other name")
 
 
-@pytest.mark.parametrize("arrays", hostile_arrays())
+@pytest.mark.parametrize("arrays", [*hostile_arrays()])
 def test_hostile_bytes_are_no_adapter(
     hospital: Hospital, arrays: ArrayRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
