@@ -151,7 +151,7 @@ def join(
     """Register a new key for a site and start ``rate-my-lora join``, as a hospital does.
 
     ``settings`` are the keys of the site's file, without the certificate, the private key, the
-    cache, the local port and ``SMALL``, which are filled in here.
+    cache, the local port, ``SMALL`` and ``approve = "any"``, which are filled in here.
     """
     site = str(settings["site"])
     key, file = running.folder / f"{site}.key", running.folder / f"{site}.toml"
@@ -162,6 +162,7 @@ def join(
         "root-certificates": str(tls.root),
         "private-key": str(key),
         "cache-dir": str(running.folder / "cache"),
+        "approve": "any",
     }
     text = tomli_w.dumps({**places, "local-port": local_port, **SMALL, **settings})
     file.write_text(text, encoding="utf-8")

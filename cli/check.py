@@ -37,7 +37,7 @@ def check(
         str | None,
         typer.Option(help="Column whose values are the sites.", show_default="VENDOR or site"),
     ] = None,
-    split_seed: Annotated[int, typer.Option(min=0, help="The same as the run's split-seed.")] = 0,
+    split_seed: Annotated[int, typer.Option(min=0, help="The split-seed of the site's file.")] = 0,
     json_out: Annotated[
         Path | None, typer.Option("--json", help="JSON file for all findings.")
     ] = None,

@@ -2,6 +2,7 @@
 
 import typer
 
+from cli.approve import approve
 from cli.audit import audit
 from cli.authority import authority
 from cli.check import check
@@ -21,8 +22,8 @@ from cli.watch import watch
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
 COMMANDS = (
-    check, pretrain, phantom, evaluate, predict, export, report, compare, watch, join, audit,
-    authority, site_key,
+    check, pretrain, phantom, evaluate, predict, export, report, compare, watch, join, approve,
+    audit, authority, site_key,
 )  # fmt: skip
 for command in COMMANDS:
     app.command()(command)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from common.flower_environment import environment
+from common.flower_environment import UNREGISTERED, environment
 
 
 def superlink(context: typer.Context) -> None:
@@ -15,4 +15,7 @@ def superlink(context: typer.Context) -> None:
     Unlike flower-superlink it installs nothing for a run and sends Flower no telemetry.
     """
     program = str(Path(sys.executable).with_name("flower-superlink"))
-    os.execve(program, [program, *context.args], environment())  # noqa: S606
+    variables = environment()
+    if not any(word.startswith("--enable-supernode") for word in context.args):
+        variables[UNREGISTERED] = "1"
+    os.execve(program, [program, *context.args], variables)  # noqa: S606

@@ -9,6 +9,7 @@ from flwr.clientapp import ClientApp
 
 from cardiac.evaluation import Scores
 from client_app.assembly import State, assemble, keep
+from client_app.change import check_change, keep_change
 from client_app.guard import guard
 from client_app.settings import SiteSettings
 from client_app.site import Site, open_site
@@ -26,14 +27,18 @@ def train(site: Site, request: Request) -> RecordDict:
     """Train the received parameters, keep what the next round needs, and return the update."""
     memory = site.memory(request.run_id)
     state = assemble(request, memory)
+    check_change(site, request, memory, state)
     update = site.train(state, request.server_round)
     keep(request, memory, state, update.parameters)
+    keep_change(site, request, memory, state, update.parameters)
     return update.to_record(request.config.method.sent_up(request.server_round))
 
 
 def validate(site: Site, request: Request) -> RecordDict:
     """Report P, the mean Dice on the validation patients, of the received parameters."""
-    state = assemble(request, site.memory(request.run_id))
+    memory = site.memory(request.run_id)
+    state = assemble(request, memory)
+    check_change(site, request, memory, state)
     scores = site.score(state, "val")
     others = (site.score(replace(state, parameters=other), "val") for other in state.others)
     dice = tuple(found.mean_dice for found in others)
@@ -42,7 +47,9 @@ def validate(site: Site, request: Request) -> RecordDict:
 
 def test(site: Site, request: Request) -> RecordDict:
     """Report the scores of the base and of the received parameters on the test patients."""
-    state = assemble(request, site.memory(request.run_id))
+    memory = site.memory(request.run_id)
+    state = assemble(request, memory)
+    check_change(site, request, memory, state)
     base = site.score(State(), "test", hd95=True)
     merged = site.score(state, "test", hd95=True)
     config, adapter = request.config, state.parameters

@@ -15,8 +15,10 @@ from flwr.common import log
 
 from cardiac.splits import TooFewPatientsError
 from client_app import envelope, limits
+from client_app.approval import NotApprovedError
 from client_app.assembly import NotHeldError, layer_shapes
 from client_app.audit import IN, OUT, PASSED, AuditLog, RequestId
+from client_app.ledger import Ledger, open_ledger
 from client_app.settings import LimitError, SiteSettings
 from common import messages, records
 from common.errors import UserError
@@ -71,6 +73,7 @@ def guard(message: Message, context: Context, serve: Serve, refusal: str = "") -
             keep_private()
             came = audit.write(name, IN, f"refused: {fault}" if fault else PASSED, message)
         request: Request | None = None
+        ledger: Ledger | None = None
         try:
             if refusal:
                 content = Failure(refusal, settings.name).to_record()
@@ -78,17 +81,21 @@ def guard(message: Message, context: Context, serve: Serve, refusal: str = "") -
                 raise UserError(f"{messages.SERVER}: {fault}")
             else:
                 request = messages.read_request(message)  # 3
-                content = _served(settings, request, serve)
+                content, ledger = _served(settings, request, serve)
         except Exception as error:
             content = _failure(error, simulated=simulated)
         verdict = PASSED
         try:
             check_reply(request, content, any_sentence=simulated)  # 8
-            messages.seal(content, came)
+            if request is not None and ledger is not None:
+                ledger.keep(request, content)  # 9
         except ReplyError as error:
             verdict = f"refused: {error}"
             log(ERROR, "egress guard: %s reply refused: %s", name.kind, error)
-        # 9, the ledger stores the reply
+        except Exception as error:
+            content = _failure(error, simulated=simulated)
+        if verdict == PASSED:
+            messages.seal(content, came)
         if audit is not None:
             audit.write(name, OUT, verdict, Message(content, reply_to=message))
         if verdict != PASSED:
@@ -107,12 +114,15 @@ def _fault(message: Message, settings: SiteSettings) -> str:
         return str(error)
 
 
-def _served(settings: SiteSettings, request: Request, serve: Serve) -> RecordDict:
-    """Return the content of the reply to a request that was read, for steps 4 to 7."""
+def _served(
+    settings: SiteSettings, request: Request, serve: Serve
+) -> tuple[RecordDict, Ledger | None]:
+    """Return the reply's content for steps 4 to 7, and the run's ledger where there is one."""
     limits.check(settings, request)  # 4
-    # 5, has the site approved the run?
-    # 6, the ledger: the stored reply to an identical request, or an error for one out of order
-    return serve(settings, request)  # 7
+    if settings.simulated:
+        return serve(settings, request), None
+    ledger = open_ledger(settings, request)  # 5
+    return ledger.answered(request) or serve(settings, request), ledger  # 6, 7
 
 
 def _failure(error: Exception, *, simulated: bool) -> RecordDict:
@@ -120,8 +130,9 @@ def _failure(error: Exception, *, simulated: bool) -> RecordDict:
     if isinstance(error, UserError):
         log(ERROR, "%s", clean(error, LONGEST_ERROR))
         may_leave = simulated or isinstance(error, LimitError | NotHeldError)
+        site = error.site if isinstance(error, NotApprovedError) else ""
         fixed = TOO_FEW if isinstance(error, TooFewPatientsError) else CANNOT
-        return Failure(str(error) if may_leave else fixed).to_record()
+        return Failure(str(error) if may_leave else fixed, site).to_record()
     log(ERROR, "unexpected error", exc_info=error)
     reason = f"{UNEXPECTED} ({type(error).__name__})" if simulated else UNEXPECTED
     return Failure(reason).to_record()

@@ -38,8 +38,7 @@ class Memory:
 
         Higher numbers are of rounds that a run which went back to an older checkpoint repeats.
         """
-        if not self.folder.is_dir():
-            self._prune()
+        self.begin()
         write_tensors(self._path(kind, number), tensors)
         held = self._held(kind)
         stay = [known for known in held if known <= number][:KEPT]
@@ -60,8 +59,10 @@ class Memory:
                 return found
         return None
 
-    def _prune(self) -> None:
-        """Remove the folders of runs that ended long ago."""
+    def begin(self) -> None:
+        """Remove the folders of runs that ended long ago, before this run's own is made."""
+        if self.folder.is_dir():
+            return
         for folder in self.folder.parent.glob("*/"):
             with suppress(OSError):  # another process may have removed it
                 if folder.stat().st_mtime < time.time() - FORGOTTEN_S:

@@ -70,6 +70,22 @@ class SiteSettings:
     averaging does; otherwise it sends adapters alone."""
     serves: str = "train,validate,test"
     """Requests that the site answers; a site without ``test`` keeps its test scores."""
+    approve: str = option("ask", choices=("ask", "listed", "any"))
+    """Which runs the site answers: ``ask``, those that ``rate-my-lora approve`` approved;
+    ``listed``, also the first run of each configuration in ``approved``; ``any``, every run."""
+    approved: str = ""
+    """SHA-256 of configurations, separated by commas, as ``rate-my-lora approve`` lists them."""
+    max_messages: int = option(1000, low=1, high=1_000_000)
+    """Most messages of one run that the site answers, repeated ones too."""
+    max_rounds: int = option(100, low=1, high=100_000)
+    """Most rounds of a run."""
+    max_others: int = option(8, low=0, high=1000)
+    """Most adapters that the site rates in one message beside the merge."""
+    max_mib_out: int = option(1024, low=1, high=1_000_000)
+    """Most MiB of tensors that leave the site in one run."""
+    max_change: float = option(0.0, low=0, high=1_000_000)
+    """How far what the site is sent may be from what it trained last, as a multiple of how far that
+    is from the base; 0 for any distance."""
 
     @classmethod
     def from_node(cls, node: Mapping[str, Value], source: str = "node config") -> "SiteSettings":
@@ -91,6 +107,8 @@ class SiteSettings:
              f"the name of this site's data, {A_NAME}"),
             ("serves", wrong[0], bool(self.served()) and self.served() <= set(requests),
              f"some of {', '.join(requests)}"),
+            *(("approved", word, bool(messages.SHA256.fullmatch(word)), "hashes and commas")
+              for word in sorted(self.listed())),
         ]  # fmt: skip
 
     @property
@@ -107,7 +125,11 @@ class SiteSettings:
 
     def served(self) -> set[str]:
         """Return the words in ``serves``."""
-        return {word.strip() for word in self.serves.split(",") if word.strip()}
+        return _words(self.serves)
+
+    def listed(self) -> set[str]:
+        """Return the hashes in ``approved``."""
+        return _words(self.approved.lower())
 
     def audit_name(self) -> str:
         """Return the audit log's file name where ``audit-log`` is not set."""
@@ -170,3 +192,7 @@ class SiteSettings:
         epochs = config.train.local_epochs
         if self.max_local_epochs and epochs > self.max_local_epochs:
             raise LimitError(f"{epochs} epochs are asked, this site allows {self.max_local_epochs}")
+
+
+def _words(text: str) -> set[str]:
+    return {word.strip() for word in text.split(",") if word.strip()}

@@ -142,6 +142,9 @@ class FederationConfig:
     """Fewest sites that a round needs; with fewer the run stops."""
     wait_s: int = option(300, affects="machine", low=1, high=31_536_000)
     """Seconds to wait for ``sites`` to connect; after that ``min-sites`` are enough."""
+    approval_wait_s: int = option(86_400, affects="machine", low=0, high=31_536_000)
+    """Seconds to wait for hospitals that are connected and have not approved the run yet, before
+    round 1; after that ``min-sites`` are enough. One that approves later joins later."""
     round_timeout_s: int = option(3600, affects="machine", low=1, high=31_536_000)
     """Seconds after which a phase of a round goes on without a silent site."""
 

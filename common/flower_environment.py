@@ -11,6 +11,9 @@ SETTINGS = {
     # Flower would install what the app needs anew for every run
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
 }
+UNREGISTERED = "RATE_MY_LORA_UNREGISTERED"
+"""Set for the server of a run whose SuperLink takes sites without registration, in trials. A site
+then has another key at each start, so no name can belong to a key."""
 LOOPBACK = ("127.0.0.1", "localhost")
 
 

@@ -5,12 +5,14 @@ release may change the others; docs/flower.md says what they were before. Names 
 import, and that one command alone uses, are imported inside the function that uses them.
 """
 
+import json
 import secrets
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import httpx
 from flwr.app import Context, Message, RecordDict
 
 # Read "key=value" pairs, and the app's own configuration, as Flower's commands do
@@ -19,8 +21,16 @@ from flwr.common.config import get_fused_config_from_dir, get_project_config, pa
 # The sender of an answer that the SuperLink gives for a site that is gone; how a task ended
 from flwr.common.constant import SUPERLINK_NODE_ID, SubStatus
 
-# Ask a SuperNode for the next message; tell it that the app works on one
-from flwr.proto.runtime_pb2 import AcquireTaskRequest, SendTaskHeartbeatRequest
+# Read a reply from the SuperLink object by object, and tell it that the objects can go
+from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, PullObjectRequest
+from flwr.proto.node_pb2 import Node
+
+# Ask a SuperNode for the next message; tell it that the app works on one; ask for replies
+from flwr.proto.runtime_pb2 import (
+    AcquireTaskRequest,
+    PullAppMessagesRequest,
+    SendTaskHeartbeatRequest,
+)
 
 # Says whether an address is taken
 from flwr.supercore.address import is_port_in_use
@@ -31,8 +41,15 @@ from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
 # Calls a function every half minute in a thread of its own
 from flwr.supercore.heartbeat import HeartbeatSender
 
-# The objects that a message is sent as, whose bytes cross the network
-from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
+# The objects that a message is sent as, whose bytes cross the network; their ids and first lines
+from flwr.supercore.inflatable.inflatable_object import (
+    get_all_nested_objects,
+    get_object_head_values_from_object_content,
+    iterate_object_tree,
+)
+
+# Puts a message together from its objects
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
 # Add Flower's version, and the token of a task, to a request
 from flwr.supercore.interceptors import RuntimeTokenHttpInterceptor, RuntimeVersionHttpInterceptor
@@ -46,6 +63,9 @@ from flwr.supercore.runtime import RuntimeHttpClient
 # The task, run and node that this process works for; messages can be made only when it is set
 from flwr.supercore.task_identity import TaskIdentity
 
+if TYPE_CHECKING:
+    from flwr.serverapp import Grid
+
 __all__ = [
     "SUPERLINK_NODE_ID",
     "EngineError",
@@ -54,16 +74,31 @@ __all__ = [
     "RunNotRunningException",
     "RuntimeHttpClient",
     "TaskIdentity",
+    "TooLargeError",
     "acquire_task",
+    "announced",
+    "discard",
     "get_all_nested_objects",
     "is_port_in_use",
     "is_waited_for",
     "parse_config_args",
+    "pull_object",
     "pull_task",
     "push_answer",
+    "put_together",
     "run_simulation",
     "runtime_client",
+    "superlink_of",
+    "unpacked_bytes",
 ]
+
+
+FRAME = 2**12
+"""Bytes that an answer of the SuperLink may have beside the object that it brings."""
+
+
+class TooLargeError(Exception):
+    """An answer of the SuperLink is larger than the caller takes; it was not read."""
 
 
 class EngineError(Exception):
@@ -113,6 +148,94 @@ def push_answer(client: RuntimeHttpClient, answer: Message, context: Context) ->
 
     push_message(client, answer, context)
     push_task_output(client, context, SubStatus.COMPLETED, "")
+
+
+def superlink_of(grid: "Grid") -> RuntimeHttpClient | None:
+    """Return a deployed run's connection to its SuperLink; None for other grids."""
+    # The grid of a deployed run's ServerApp
+    from flwr.superlink.grid import HttpGrid  # noqa: PLC0415
+
+    return grid._runtime_client if isinstance(grid, HttpGrid) else None
+
+
+def announced(client: RuntimeHttpClient, asked: str, most: int) -> tuple[str, list[str]] | None:
+    """Return the id of the reply to a message and the ids of its objects; None where there is none.
+
+    Raises TooLargeError where the list alone has more than ``most`` bytes.
+    """
+    request = PullAppMessagesRequest(message_ids=[asked])
+    found = _bounded(client, lambda: client.PullMessages(request), most)
+    for message, tree in zip(found.messages_list, found.message_object_trees, strict=True):
+        if message.metadata.reply_to_message_id == asked:
+            objects = dict.fromkeys(one.object_id for one in iterate_object_tree(tree))
+            return message.metadata.message_id, list(objects)
+    return None
+
+
+def pull_object(client: RuntimeHttpClient, run_id: int, object_id: str, most: int) -> bytes:
+    """Return an object of a reply; empty while it has not come.
+
+    Raises LookupError where it will not come any more, and TooLargeError where it has more than
+    ``most`` bytes, before they are read.
+    """
+    node = Node(node_id=SUPERLINK_NODE_ID)
+    request = PullObjectRequest(node=node, run_id=run_id, object_id=object_id)
+    found = _bounded(client, lambda: client.PullObject(request), most)
+    if not found.object_found:
+        raise LookupError(object_id)
+    if len(found.object_content) > most:
+        raise TooLargeError
+    return bytes(found.object_content) if found.object_available else b""
+
+
+def discard(client: RuntimeHttpClient, run_id: int, reply: str) -> None:
+    """Tell the SuperLink that the objects of a reply are not needed any more."""
+    node = Node(node_id=SUPERLINK_NODE_ID)
+    client.ConfirmMessageReceived(
+        ConfirmMessageReceivedRequest(node=node, run_id=run_id, message_object_id=reply)
+    )
+
+
+def unpacked_bytes(objects: Mapping[str, bytes]) -> int:
+    """Return the bytes of a message's arrays once put together.
+
+    An array lists its chunks by number and may name one more than once, so a small message can
+    become a large one. Raises whatever reading a malformed object raises.
+    """
+    total = 0
+    for content in objects.values():
+        kind, chunks, length = get_object_head_values_from_object_content(content)
+        if kind == "Array":
+            sizes = [len(objects[chunk]) for chunk in chunks]
+            body = json.loads(content[len(content) - length :])
+            total += sum(sizes[index] for index in body["arraychunk_ids"])
+    return total
+
+
+def put_together(reply: str, objects: dict[str, bytes]) -> Message:
+    """Return the message made of these objects; raises whatever a malformed object raises."""
+    message = inflate_object_from_contents(reply, objects)
+    if not isinstance(message, Message):
+        raise TypeError("not a message")
+    return message
+
+
+def _bounded(client: RuntimeHttpClient, call: Callable[[], Any], most: int) -> Any:
+    """Return what a call of the client's returns; stop before a body beyond ``most`` is read."""
+
+    def look(response: httpx.Response) -> None:
+        if int(response.headers.get("content-length", 0)) > most + FRAME:
+            raise TooLargeError
+
+    http: Any = getattr(client, "_client", None)
+    hooks = http.event_hooks if http is not None else {}
+    if http is not None:
+        http.event_hooks = {**hooks, "response": [*hooks["response"], look]}
+    try:
+        return call()
+    finally:
+        if http is not None:
+            http.event_hooks = hooks
 
 
 def run_simulation(

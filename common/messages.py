@@ -49,16 +49,27 @@ SERVER = "message from the server"
 """The source that errors about a request name."""
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
-CANNOT = "it cannot; the site's own log says why"
+HIGHEST_NUMBER = 10**9
+"""The most that any number in a reply may be, such as a count or a loss."""
+LONGEST_MM = 10_000
+"""The longest distance in a reply, in mm."""
+
+CANNOT = "the site failed; its own log says why"
 UNEXPECTED = "unexpected error; the site's own log says where"
 REFUSED = "the site's egress guard refused the reply"
 TOO_FEW = "this site has fewer patients than it requires behind each number that leaves it"
 OTHER_NETWORK = "the run is for another network than this site's base model"
 MEMORY = "the run needs more memory or disk than this site allows"
 NOT_HELD = "this site does not hold "
+NOT_APPROVED = "this site has not approved the run"
+ANSWERED = "this site answered another request for this round, or for a later one"
+TOO_FAR = "the adapter is too far from what this site trained last"
+ASKED = "{} {} are asked, this site allows {}"
+"""A number, what is counted and the site's limit of it."""
 NUMBERED = (
     r"rank \d+ is asked, this site allows \d+",
-    r"\d+ epochs are asked, this site allows \d+",
+    r"\d+ (epochs|rounds|messages|adapters to rate|MiB) are asked, this site allows \d+",
+    r"this run does not ask for a (train|validate|test) of round \d+",
     r"the run is of (another app|version [\w.+]+), this site has version [\w.+]+",
     r"all weights are asked, this site sends adapters alone",
     r"this site does not serve (train|validate|test)",
@@ -67,7 +78,9 @@ NUMBERED = (
     r"[a-z0-9-]+ has a value that this site does not allow",
     NOT_HELD + r"(the \d+ merges so far|its factors of round \d+)",
 )
-FIXED = (CANNOT, UNEXPECTED, REFUSED, TOO_FEW, OTHER_NETWORK, MEMORY)
+FIXED = (
+    CANNOT, UNEXPECTED, REFUSED, TOO_FEW, OTHER_NETWORK, MEMORY, NOT_APPROVED, ANSWERED, TOO_FAR,
+)  # fmt: skip
 SENTENCES = re.compile("|".join((*map(re.escape, FIXED), *NUMBERED)))
 """The only sentences in which a site says what is wrong; its own log names files and patients."""
 
@@ -80,11 +93,11 @@ class ReplyError(Exception):
     """A reply that cannot be used; the text says why.
 
     ``lost`` is True where the site says that it does not hold what the request builds on; ``site``
-    is its name where it says it.
+    is its name where it says it. The text may quote the site, so it is cut and cleaned here.
     """
 
     def __init__(self, reason: str, *, lost: bool = False, site: str = "") -> None:
-        super().__init__(reason)
+        super().__init__(clean(reason))
         self.lost, self.site = lost, site
 
 
@@ -209,18 +222,22 @@ class Reply:
         """Check the values; raises ReplyError where one is not finite or out of range."""
         specs = _metrics(type(self))
         for key, value in self.numbers().items():
+            if isinstance(value, int) and abs(value) > HIGHEST_NUMBER:
+                raise ReplyError(f"{key} is beyond {HIGHEST_NUMBER}")
             if key not in specs and self.undefined and math.isnan(value):
                 continue
-            whole, low, high = False, 0.0, 1 if "dice" in key else math.inf
+            whole, low, high = False, 0.0, 1 if "dice" in key else LONGEST_MM
             if key in specs:
                 whole = specs[key].type in (int, int | None)
-                low, high = specs[key].metadata["low"], specs[key].metadata["high"]
+                low = max(specs[key].metadata["low"], -HIGHEST_NUMBER)
+                high = min(specs[key].metadata["high"], HIGHEST_NUMBER)
             if not math.isfinite(value):
                 raise ReplyError(f"{key} is {value}, expected a finite number")
             if whole and not isinstance(value, int):
                 raise ReplyError(f"{key} is {value:g}, expected a whole number")
             if not low <= value <= high:
-                expected = "a Dice between 0 and 1" if high == 1 else f"at least {low:g}"
+                expected = f"at least {low:g}" if value < low else f"at most {high:g}"
+                expected = "a Dice between 0 and 1" if "dice" in key else expected
                 raise ReplyError(f"{key} is {value:g}, expected {expected}")
 
     def to_record(self) -> RecordDict:
@@ -240,7 +257,8 @@ class Reply:
     ) -> dict[str, Any]:
         """Return the metrics: those of fields by field name, those called ``more`` by key.
 
-        Raises ReplyError for other records than the metrics and ``names``, and for other metrics.
+        Raises ReplyError for other records than the metrics and ``names``, for other metrics, and
+        where one of ``more`` is missing.
         """
         check_names("record", content, {METRICS, *names})
         metrics = content.get(METRICS)
@@ -250,7 +268,7 @@ class Reply:
         check_names("metric", metrics, {*specs, *more})
         values: dict[str, Any] = {}
         for key in (*specs, *more):
-            if key in metrics or (key in specs and specs[key].default is MISSING):
+            if key in metrics or key not in specs or specs[key].default is MISSING:
                 value = metrics.get(key)
                 if isinstance(value, bool) or not isinstance(value, int | float):
                     raise ReplyError(f"{key} is {value!r}, expected a number")
@@ -369,8 +387,6 @@ class Validation(Reply):
         """
         keys = _other_keys(others)
         values = cls._read(content, more=keys)
-        if missing := [key for key in keys if key not in values]:
-            raise ReplyError(f"{missing[0]} is missing")
         found = tuple(values.pop(key) for key in keys)
         return cls(**values, others=found)
 

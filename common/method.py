@@ -30,7 +30,7 @@ class MethodConfig:
     difference to the mean of the products is added to the base."""
     share: str = option("site", choices=("site", "examples", "norm"), affects="result")
     """A site's share of the merge: ``site``, 1/N; ``examples``, |D_c| / Σ|D|; ``norm``,
-    proportional to the norm of its product BA."""
+    proportional to the norm of its product BA. No size counts more than ten times the median."""
     normalise: str = option("auto", choices=("auto", "yes", "no"), affects="result")
     """Whether penalised masses are scaled to sum to one; ``auto``: unless ``merge = "fold"``."""
     rating: str = option(

@@ -213,6 +213,7 @@ def _is_round(line: object) -> bool:
         and all(map(_is_number, line.get("seconds", {}).values()))
         and _are_refusals(line.get("refused", []))
         and _are_texts(line.get("audit", {}))
+        and isinstance(line.get("dropped", ""), str)
     )
 
 

@@ -88,6 +88,8 @@ def headline(snapshot: Snapshot) -> str:
     if status.killed():
         return f"killed in round {status.round}; {RESUME}"
     phase = HINTS.get(status.phase, status.phase)
+    if status.phase == "gather" and status.waiting:
+        phase = f"waiting for approval by {', '.join(map(clean, status.waiting))}"
     where = f"round {status.round}/{status.rounds}" if status.round else "before round 1"
     left = snapshot.seconds_left()
     parts = [where, f"{phase} for {clock(snapshot.now - status.since)}"]
@@ -179,7 +181,7 @@ def follow(run_dir: Path, out: Console, every_s: float) -> Snapshot:
             out.print(round_line(line))
         shown = len(snapshot.history)
         status = snapshot.status
-        current = (status and (status.phase, status.round), snapshot.damage)
+        current = (status and (status.phase, status.round, status.waiting), snapshot.damage)
         if current != last or snapshot.over:
             last = current
             out.print(headline(snapshot))

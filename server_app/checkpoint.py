@@ -44,6 +44,8 @@ def save_checkpoint(state: RunState, path: Path) -> None:
         "rating": json.dumps(state.rating),
         "held": json.dumps(state.held),
         "run-id": state.run_id,
+        "owners": json.dumps(state.owners),
+        "folds": str(state.folds),
         "trains": WEIGHTS if whole else "adapter",
         "personal": json.dumps(sites),
     }
@@ -110,6 +112,8 @@ def load_checkpoint(path: Path) -> RunState:
             json.loads(notes["rating"]),
             json.loads(notes["held"]),
             notes["run-id"],
+            json.loads(notes["owners"]),
+            int(notes["folds"]),
         )
     except (KeyError, ValueError, TypeError) as error:
         raise UserError(f"{path}: not a checkpoint ({error})") from None

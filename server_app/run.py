@@ -17,7 +17,7 @@ from common.model import file_sha256, load_base, skeleton, weight_bytes
 from common.text import clean
 from server_app.curves import plot_rounds
 from server_app.events import EventWriter
-from server_app.run_dir import RunDir
+from server_app.run_dir import RunDir, settings_of
 from server_app.status import StatusFile
 from server_app.summary import print_summary, summarise
 from strategies.rate_my_lora import RateMyLoRA
@@ -45,7 +45,13 @@ def _run_in(folder: RunDir, grid: Grid, config: RunConfig) -> None:
     if state.server_round:
         log(INFO, "resuming after round %d from %s", state.server_round, folder.path)
 
-    status = StatusFile(folder.status, config.federation.rounds, saved=folder.saved)
+    status = StatusFile(
+        folder.status,
+        config.federation.rounds,
+        saved=folder.saved,
+        run=state.run_id,
+        settings=settings_of(config),
+    )
     try:
         _federate(grid, config, folder, state, status)
     except (SystemExit, KeyboardInterrupt, RunNotRunningException):
@@ -80,6 +86,7 @@ def _federate(
                 events.add_round(record.to_json())
 
     strategy = RateMyLoRA(config, state=state, on_round=on_round, on_phase=status.phase)
+    strategy.exchange.roster.on_wait = status.wait
     strategy.start(grid)
     if config.method.sends == "all":
         folder.save_result(state, config.model.alpha_per_rank, strategy.exchange.roster.base_sha256)

@@ -1,6 +1,7 @@
 """The files of a run: what it writes after every round, and what it resumes from."""
 
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -23,7 +24,14 @@ from common.tensor_files import write_tensors
 from common.weights import Parameters
 from common.writable import check_folder
 from server_app.checkpoint import KEPT, keep_checkpoint, load_newest
+from server_app.status import read_status
 from strategies.state import RoundRecord, RunState
+
+
+def settings_of(config: RunConfig) -> str:
+    """Return the SHA-256 of the keys that affect the result, by which a waiting run is known."""
+    flat, keys = config.to_flat(), RunConfig.keys_that_affect("result")
+    return hashlib.sha256(json.dumps([flat[key] for key in keys]).encode()).hexdigest()
 
 
 class RunDir:
@@ -110,11 +118,13 @@ class RunDir:
         for folder in (self.path, self.personal):
             remove_parts(folder)
         self._new = None
-        if config.resume and any(path.is_file() for path in self.checkpoints):
+        waited = self._waited(config) if config.resume else ""
+        if config.resume and not waited and any(path.is_file() for path in self.checkpoints):
             state = self._load(config)
             write_text(self.config, tomli_w.dumps(config.to_flat()))
             return state
         self._new = config
+        initial.run_id = waited or initial.run_id
         return initial
 
     @property
@@ -216,6 +226,18 @@ class RunDir:
         """Write ``summary.json``."""
         self._open()
         write_text(self.summary, json.dumps(finite(summary), indent=2) + "\n")
+
+    def _waited(self, config: RunConfig) -> str:
+        """Return the id of a run with these settings that saved nothing yet, or "".
+
+        The sites may have approved it while it waited for them.
+        """
+        try:
+            status = read_status(self.status)
+        except UserError:
+            return ""
+        same = status and not status.saved and status.settings == settings_of(config)
+        return status.run if status and same else ""
 
     def _load(self, config: RunConfig) -> RunState:
         before = self.read_config().to_flat()

@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,12 @@ class Status:
     saved: bool = True
     """Whether the folder's other files are this run's; until its first round is saved they are
     those of an earlier run."""
+    run: str = ""
+    """The run's id, which the sites approve."""
+    settings: str = ""
+    """SHA-256 of the run's settings; see ``server_app.run_dir.settings_of``."""
+    waiting: tuple[str, ...] = option(())
+    """Sites that are connected and have not approved the run."""
 
     def killed(self) -> bool:
         """Tell whether the server's process ended while "running"; only its own host can know."""
@@ -60,17 +67,26 @@ class Status:
 class StatusFile:
     """Writes ``status.json`` at the start of a run and whenever its status changes."""
 
-    def __init__(self, path: Path, rounds: int, *, saved: bool = True) -> None:
+    def __init__(
+        self, path: Path, rounds: int, *, saved: bool = True, run: str = "", settings: str = ""
+    ) -> None:
         self.path = path
-        now = time.time()
+        now, host, pid = time.time(), socket.gethostname(), os.getpid()
         self.status = Status(
-            rounds, started=now, since=now, host=socket.gethostname(), pid=os.getpid(), saved=saved
+            *(rounds, RUNNING, 0, "gather", now, now, host, pid),
+            saved=saved,
+            run=run,
+            settings=settings,
         )
         self._write()
 
     def phase(self, server_round: int, phase: str) -> None:
         """Note that a phase begins."""
         self._update(round=server_round, phase=phase)
+
+    def wait(self, sites: Sequence[str]) -> None:
+        """Note which sites have not approved the run."""
+        self._update(since=self.status.since, waiting=tuple(sites))
 
     def save(self) -> None:
         """Note that the folder's files are this run's."""
@@ -90,7 +106,7 @@ class StatusFile:
         self._update(state=FAILED, error=clean(error, ERROR_LENGTH) or type(error).__name__)
 
     def _update(self, **changes: Any) -> None:
-        self.status = replace(self.status, since=time.time(), **changes)
+        self.status = replace(self.status, **{"since": time.time(), **changes})
         self._write()
 
     def _write(self) -> None:

@@ -1,12 +1,13 @@
 """Which merge a method uses, and what its sites send: from updates and masses to a merge."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from flwr.app import ArrayRecord
+from flwr.app import ArrayRecord, Message
 from torch import nn
 
-from common import lora, records
+from common import lora, messages, records
 from common.adapter import Adapter, Factors
 from common.messages import Reader, Update
 from common.method import BOTH, Half, MethodConfig
@@ -14,6 +15,11 @@ from common.model import weight_shapes
 from common.weights import Parameters, Weights
 from strategies import merging, weighting
 from strategies.state import Merged, RunState
+
+ROOM = 2**18
+"""Bytes of a reply beside its tensors."""
+TENSOR_ROOM = 2**9
+"""Bytes of a tensor beside its values, such as its name."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,20 @@ def reader(
         return records.record_to_whole(arrays, halves, before.truncated(rank), shapes.layers)
 
     return read
+
+
+def most_bytes(request: Message, shapes: Shapes) -> int:
+    """Return the bytes that the reply to a request holds at most, with room for its headers."""
+    records_sent = len(request.content.array_records)
+    if request.metadata.message_type != messages.TRAIN:
+        return ROOM + TENSOR_ROOM * records_sent  # numbers, more of them with more to rate
+    if request.content.config_records[messages.CONFIG]["trains"] == "weights":
+        sizes = [math.prod(shape) for shape in shapes.weights.values()]
+    else:
+        rank = request.content.config_records[messages.CONFIG]["site-rank"]
+        assert isinstance(rank, int)
+        sizes = [rank * side for layer in shapes.layers.values() for side in layer]
+    return ROOM + TENSOR_ROOM * len(sizes) + 4 * sum(sizes)
 
 
 def shares_of(updates: Mapping[str, Update], method: MethodConfig) -> dict[str, float]:

@@ -57,7 +57,7 @@ class Delivery:
         fold = folded = adapter = None
         folds = self.state.folds
         if merged.fold is not None:
-            settled = folds == last  # the state's folds include this one already
+            settled = self.state.server_round == last  # the state's folds include this one
             if settled and not holds:
                 folded = self._folded()
             else:

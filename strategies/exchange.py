@@ -12,6 +12,7 @@ from common.config import RunConfig
 from common.flower_private import SUPERLINK_NODE_ID
 from common.messages import Request, audit_hash, payload
 from common.text import NAME_LENGTH, clean
+from strategies.grid import LATE
 from strategies.roster import Member, Roster
 from strategies.state import RoundRecord, RunState
 
@@ -40,7 +41,8 @@ class Exchange:
         for name, reason in self.roster.refusals:
             self.refuse("join", name, reason)
         self.roster.refusals.clear()
-        return sites
+        silences, now = self.roster.silences, self.record.server_round
+        return [site for site in sites if silences.is_due(site.name, now)]
 
     def message(self, site: Member, request: Request) -> Message:
         """Return a message to a site and count its payload."""
@@ -56,9 +58,10 @@ class Exchange:
     def by_site(self, replies: Iterable[Message], phase: str) -> list[tuple[Member, Message]]:
         """Return each site with its reply, sorted by name, and count the replies' payload.
 
-        Sites that are silent or gone are recorded as refused.
+        Sites that are silent, not asked or gone are recorded as refused.
         """
         asked = {metadata.message_id: site.node_id for metadata, site in self._asked}
+        waited = {site.name for _, site in self._asked}
         self._asked.clear()
         by_node = {}
         for reply in replies:
@@ -66,15 +69,21 @@ class Exchange:
             if node == SUPERLINK_NODE_ID and answered:  # it answers for a site that is gone
                 node = asked.get(answered, node)
             by_node[node] = reply
-        found = []
+        found: list[tuple[Member, Message]] = []
+        silences, now = self.roster.silences, self.record.server_round
+        late = {node for node, r in by_node.items() if r.has_error() and r.error.code == LATE}
+        spoke = {s.name for s in self.roster.members.values() if s.node_id in {*by_node} - late}
+        silences.note(now, waited - spoke, waited & spoke)
         for site in sorted(self.roster.members.values(), key=lambda site: site.name):
             if site.node_id in by_node:
                 found.append((site, by_node[site.node_id]))
                 self.record.add_bytes(site.name, up=payload(by_node[site.node_id]))
                 if sha256 := audit_hash(by_node[site.node_id]):
                     self.record.audit[site.name] = sha256
-            else:
+            elif site.name in waited or silences.is_due(site.name, now):
                 self.refuse(phase, site.name, "no answer")
+            else:
+                self.refuse(phase, site.name, silences.reason(site.name))
         return found
 
     def refuse(self, phase: str, site: str, reason: str) -> None:

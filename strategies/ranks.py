@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 
 from common.errors import UserError
+from strategies.weighting import bounded
 
 MIN_RANK = 1
 
@@ -16,7 +17,9 @@ def assign_ranks(ranks: str, rank: int, examples: Mapping[str, int]) -> dict[str
     ranks
         ``equal``: ``rank`` for all sites.
         ``by-size``: rank · 2^round(log₂(n_c / n_max)), at least 1: half the rank for half the
-        training examples. With rank 32, sites of sizes 1 : 1 : ½ get 32, 32 and 16.
+        training examples. With rank 32, sites of sizes 1 : 1 : ½ get 32, 32 and 16. n_max is the
+        largest size that :func:`strategies.weighting.bounded` does not cut, so that no site lowers
+        the others' ranks by saying that it is huge.
         ``16,32,32``: one rank for each site, in the order of their names.
         ``GE=16,Philips=32,Siemens=32``: ranks by name.
     rank
@@ -32,10 +35,11 @@ def assign_ranks(ranks: str, rank: int, examples: Mapping[str, int]) -> dict[str
     if ranks == "equal":
         return dict.fromkeys(examples, rank)
     if ranks == "by-size":
-        largest = max(examples.values())
+        sizes = bounded(examples)
+        largest = max(n for site, n in sizes.items() if n == examples[site])
         return {
-            site: max(MIN_RANK, round(rank * 2.0 ** round(math.log2(n / largest))))
-            for site, n in examples.items()
+            site: max(MIN_RANK, round(rank * 2.0 ** round(math.log2(min(n, largest) / largest))))
+            for site, n in sizes.items()
         }
     listed = _listed(ranks)
     if "" in listed:  # a plain list, in the order of the sites' names

@@ -17,7 +17,7 @@ The other methods of :mod:`strategies.methods` use the same strategy. They diffe
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from logging import INFO
+from logging import INFO, WARNING
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.common import log
@@ -35,11 +35,13 @@ from strategies import aggregation
 from strategies.aggregation import Shapes
 from strategies.delivery import Delivery
 from strategies.exchange import Exchange
+from strategies.grid import SiteGrid
 from strategies.methods import preset_keys
 from strategies.roster import Member
-from strategies.round import Round
+from strategies.round import DroppedError, Round
 from strategies.rules import rule_of
 from strategies.state import Merged, RoundRecord, RunState
+from strategies.usable import SPOILS
 
 EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
 OnRound = Callable[[RunState, RoundRecord], None]
@@ -151,6 +153,7 @@ class RateMyLoRA(Strategy):
         """
         if initial_arrays is not None:
             self.state.parameters = self._read_initial(initial_arrays)
+        grid = self._own(grid)
         self.on_phase(self.state.server_round, "gather")
         self.exchange.roster.gather(grid)
         if self.state.server_round == 0 and not self.state.previous and self.method.validates:
@@ -205,21 +208,36 @@ class RateMyLoRA(Strategy):
         def read(site: Member, content: RecordDict) -> Update:
             rank = self.exchange.roster.rank(site)
             arrays = aggregation.reader(self.state, self.method, self.shapes, rank, number)
-            return Update.from_record(content, arrays)
+            update = Update.from_record(content, arrays)
+            update.check()
+            if update.examples != (described := site.facts.train_examples):
+                self.exchange.roster.ask_again(site)
+                raise ReplyError(
+                    f"num-examples is {update.examples}, the site described {described}"
+                )
+            return update
 
         updates = self._read("train", replies, read)
         self.state.held.update(dict.fromkeys(updates, number))
         self._put_on_record(self.round.screen(updates))
         self._require_sites()
-        merged = self.round.merge()
-        self.exchange.split_time("merge")
+        try:
+            merged = self.round.merge()
+        except DroppedError as error:
+            self.exchange.record.dropped = str(error)
+            log(WARNING, "round %d is dropped: %s", number, error)
+            return None, None
+        finally:
+            for name in self.round.spoilers:
+                self.exchange.refuse("merge", name, SPOILS)
+            self.exchange.split_time("merge")
         return records.tensors_to_record(merged.parameters.tensors()), None
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Send every site the first merge, cut to its rank, where the method validates it."""
-        if not self.method.validates:
+        if not self.method.validates or self.exchange.record.dropped:
             return []
         self.on_phase(self.exchange.record.server_round, "validate")
         merged, others = self.round.first_merge, self.round.others()
@@ -236,6 +254,10 @@ class RateMyLoRA(Strategy):
     ) -> MetricRecord | None:
         """Turn the sites' Dice into masses, merge again with these, and end the round."""
         validation: dict[str, Validation] = {}
+        if self.exchange.record.dropped:
+            self.round.drop()
+            self.on_round(self.state, self.exchange.record)
+            return None
         if self.method.validates:
             self.exchange.split_time("validate")
             validation = self._read_validations(replies)
@@ -246,6 +268,7 @@ class RateMyLoRA(Strategy):
 
     def test(self, grid: Grid) -> dict[str, dict[str, float]]:
         """Return by site the scores of the base and of the result on its test patients."""
+        grid = self._own(grid)
         self._begin_round(self.state.server_round)
         self.on_phase(self.state.server_round, "test")
         sent = []
@@ -255,6 +278,9 @@ class RateMyLoRA(Strategy):
         replies = self.exchange.send(grid, sent)
         found = self._read("test", replies, lambda _, c: messages.TestScores.from_record(c))
         return {site: scores.numbers() for site, scores in found.items()}
+
+    def _own(self, grid: Grid) -> Grid:
+        return SiteGrid(grid, lambda message: aggregation.most_bytes(message, self.shapes))
 
     def _message(
         self,

@@ -1,9 +1,13 @@
 """The sites that take part: their nodes, their descriptions of themselves and their ranks."""
 
+import hashlib
+import os
 import time
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from logging import INFO, WARNING
+from typing import Any
 
 from flwr.app import Message
 from flwr.common import log
@@ -11,8 +15,12 @@ from flwr.serverapp import Grid
 
 from common.config import RunConfig
 from common.errors import UserError
-from common.messages import Describe, Description, ReplyError, read_reply
+from common.flower_environment import UNREGISTERED
+from common.messages import NOT_APPROVED, Describe, Description, ReplyError, read_reply
+from strategies import names
+from strategies.names import Claim
 from strategies.ranks import assign_ranks
+from strategies.silence import Silences
 from strategies.state import RunState
 
 POLL_S = 1.0
@@ -20,6 +28,12 @@ MEET_S = 30
 """Seconds that a round waits for new nodes to describe themselves."""
 ASK_AGAIN_S = 120.0
 """Seconds after which a node that did not describe itself is asked again."""
+ASK_APPROVAL_S = (10.0, 300.0)
+"""Seconds after which a site that has not approved the run is asked again: at first, and at most,
+as they double every time."""
+
+OnWait = Callable[[Sequence[str]], None]
+"""Called with the sites that have not approved the run whenever these are others than before."""
 
 
 @dataclass(frozen=True)
@@ -50,18 +64,23 @@ class Roster:
 
     def __init__(self, config: RunConfig, state: RunState) -> None:
         self.config = config
+        self.on_wait: OnWait = lambda _: None
         self.members: dict[int, Member] = {}  # by node: all that were admitted and not replaced
+        self.owners = state.owners  # by name, to whom it belongs
         self.run_id = state.run_id
         self.ranks = state.ranks
         self.base_sha256 = config.base_sha256.lower()  # that every site's base file must have
+        self.silences = Silences()
         self.refusals: list[tuple[str, str]] = []  # (site, reason); whoever records it empties it
         self._turned_away: set[int] = set()
         self._connected: set[int] = set()
         self._away: set[int] = set()  # members that left and were not asked since they came back
         self._silent: dict[int, float] = {}  # by node, when to ask again
+        self._unapproved: dict[int, str] = {}  # by node, the sites that have not approved the run
+        self._patience: dict[int, float] = {}  # by node, seconds until such a site is asked again
 
     def gather(self, grid: Grid) -> None:
-        """Wait for the run's sites, ask each to describe itself and fix their ranks.
+        """Wait for the run's sites and their approval, and fix the ranks.
 
         Raises
         ------
@@ -76,6 +95,12 @@ class Roster:
                 break
             time.sleep(POLL_S)
         online = self.online(grid, federation.round_timeout_s)
+        deadline = time.monotonic() + federation.approval_wait_s
+        while len(online) < federation.sites and self._unapproved and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+            online = self.online(grid)
+        self._settle_base()
+        online = [site for site in online if site.node_id in self.members]
         if len(online) < federation.min_sites:
             why = "; ".join(f"{site}: {reason}" for site, reason in self.refusals)
             why = why or f"{len(nodes)} connected within {federation.wait_s} s"
@@ -103,6 +128,7 @@ class Roster:
         self._connected = nodes
         now = time.monotonic()
         self._silent = {n: until for n, until in self._silent.items() if n in nodes and now < until}
+        self._now_unapproved({n: site for n, site in self._unapproved.items() if n in nodes})
         known = set(self.members) - self._away
         if new := nodes - known - self._turned_away - set(self._silent):
             self._meet(grid, nodes, sorted(new), patience_s)
@@ -114,15 +140,21 @@ class Roster:
         rank = self.ranks.get(site.name, min(self.ranks.values()))
         return rank if site.facts.max_rank is None else min(rank, site.facts.max_rank)
 
+    def ask_again(self, site: Member) -> None:
+        """Let a site describe itself again before it is sent anything else."""
+        self._away.add(site.node_id)
+
     def _meet(self, grid: Grid, connected: set[int], new: list[int], patience_s: float) -> None:
         content = Describe(self.config, self.run_id).to_record()
         replies = grid.send_and_receive(
             [Message(content, dst_node_id=node, message_type=Describe.kind) for node in new],
             timeout=min(patience_s, self.config.federation.round_timeout_s),
         )
-        registered = {info.node_id: info.name for info in grid.get_nodes() if info.name}
+        known = {info.node_id: info for info in grid.get_nodes()}
+        registered = {node: info.name for node, info in known.items() if info.name}
         self._turned_away.update(new)  # until they are admitted or some node leaves
         silent = set(new)
+        unapproved = {n: site for n, site in self._unapproved.items() if n not in silent}
         described: list[Member] = []
         for reply in replies:
             node = reply.metadata.src_node_id
@@ -133,35 +165,99 @@ class Roster:
                 described.append(Member(node, read_reply(reply, Description.from_record)))
             except ReplyError as error:
                 name = error.site or registered.get(node) or f"node {node}"
-                self.refusals.append((name, str(error)))
+                if str(error) == NOT_APPROVED:
+                    unapproved[node] = name
+                if node not in unapproved or node not in self._unapproved:  # else on record already
+                    self.refusals.append((name, str(error)))
         self.refusals += [
             (registered.get(node) or f"node {node}", "no answer") for node in sorted(silent)
         ]
-        self._turned_away -= silent
-        self._silent |= dict.fromkeys(silent, time.monotonic() + ASK_AGAIN_S)
+        now = time.monotonic()
+        self._turned_away -= silent | set(unapproved)
+        self._silent |= dict.fromkeys(silent, now + ASK_AGAIN_S)
+        first, most = ASK_APPROVAL_S
+        for node in set(unapproved) & set(new):
+            self._patience[node] = min(2 * self._patience.get(node, first / 2), most)
+            self._silent[node] = now + self._patience[node]
+        self._now_unapproved(unapproved)
         described.sort(key=lambda site: (site.name, site.node_id))  # not by who answered first
-        if not self.base_sha256 and described:  # take the base file that most sites have
-            found = Counter(site.facts.base_sha256 for site in described)
-            self.base_sha256 = found.most_common(1)[0][0]
+        claims = {
+            node: Claim(node, site.name, registration(known.get(node)), registered.get(node, ""))
+            for node, site in ((site.node_id, site) for site in described)
+        }
+        holders = {site.name: node for node, site in self.members.items()}
+        denied = names.decide(claims.values(), self.owners, holders, connected)
         for site in described:
-            try:
-                self._admit(site, connected)
-                self._turned_away.discard(site.node_id)
-            except ReplyError as error:
-                self.refusals.append((site.name, str(error)))
+            reason = denied[site.node_id] or self._unlike(site)
+            if reason:
+                self.refusals.append((site.name, reason))
+            else:
+                self._admit(site, claims[site.node_id])
 
-    def _admit(self, site: Member, connected: set[int]) -> None:
+    def _now_unapproved(self, unapproved: dict[int, str]) -> None:
+        before = sorted(set(self._unapproved.values()))
+        self._unapproved, now = unapproved, sorted(set(unapproved.values()))
+        if now != before:
+            if now:
+                log(INFO, "waiting for approval by %s", ", ".join(now))
+            self.on_wait(now)
+
+    def _unlike(self, site: Member) -> str:
+        """Return what is wrong with the site's base file; empty where it is the run's."""
+        sha256 = site.facts.base_sha256
+        if self.base_sha256 in ("", sha256):
+            return ""
+        return f"its base model has SHA-256 {sha256[:16]}…, expected {self.base_sha256[:16]}…"
+
+    def _admit(self, site: Member, claim: Claim) -> None:
         for node, other in list(self.members.items()):
-            if other.name == site.name and node != site.node_id and node in connected:
-                raise ReplyError(f"another connected site is called {site.name!r} already")
             if other.name == site.name:  # the same site, back with a new node id or the old one
                 del self.members[node]
-        if (sha256 := site.facts.base_sha256) != self.base_sha256:
-            raise ReplyError(
-                f"its base model has SHA-256 {sha256[:16]}…, expected {self.base_sha256[:16]}…"
-            )
+                if node != site.node_id and node in self._connected:  # it had the name meanwhile
+                    self._turned_away.add(node)
+                    self.refusals.append((site.name, names.OTHERS))
+        self.owners.setdefault(site.name, claim.owner)
         self.members[site.node_id] = site
+        self.silences.forget(site.name)
+        self._turned_away.discard(site.node_id)
         self._away.discard(site.node_id)
+
+    def _settle_base(self) -> None:
+        """Take the base file of most sites as the run's, and turn the others away.
+
+        Raises UserError where no file is that of more than half of them.
+        """
+        found = Counter(site.facts.base_sha256 for site in self.members.values())
+        if self.base_sha256 or not found:
+            return
+        self.base_sha256, most = found.most_common(1)[0]
+        if 2 * most <= found.total():
+            files = ", ".join(
+                f"{site.name}: {site.facts.base_sha256[:16]}…"
+                for site in sorted(self.members.values(), key=lambda site: site.name)
+            )
+            raise UserError(
+                f"the sites' base models differ and none is that of most ({files}); set "
+                "base-sha256 to the SHA-256 of the right one"
+            )
+        for node, site in list(self.members.items()):
+            if reason := self._unlike(site):
+                del self.members[node]
+                self._turned_away.add(node)
+                self.refusals.append((site.name, reason))
+
+
+def registration(info: Any) -> str:
+    """Return what stays of a node when its site starts again; empty where it is not registered.
+
+    ``info`` is what Flower knows of the node. It is the name that the coordinator registered, so
+    that a key can be replaced during a run, or else a hash of the key. A SuperLink without
+    registration has keys too, which sites make anew at each start.
+    """
+    key = getattr(info, "public_key", b"")
+    if os.environ.get(UNREGISTERED) or not key:
+        return ""
+    return f"name {info.name}" if info.name else f"key {hashlib.sha256(key).hexdigest()}"
 
 
 def _counts(facts: Description) -> str:

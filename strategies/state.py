@@ -49,6 +49,10 @@ class RunState:
     """The last round in which each site trained; it still holds what it kept of that round."""
     run_id: str = field(default_factory=lambda: secrets.token_hex(8))
     """Tells the run from every other; a resumed run keeps it."""
+    owners: dict[str, str] = field(default_factory=dict)
+    """To whom every site's name belongs; see :mod:`strategies.names`."""
+    folds: int = 0
+    """Number of merges that were folded into the base; a round that was dropped has none."""
 
     @classmethod
     def initial(cls, config: RunConfig, shapes: Mapping[str, tuple[int, int]]) -> "RunState":
@@ -61,16 +65,12 @@ class RunState:
         rank = highest_rank(config.model.ranks, config.model.rank)
         return cls(lora.drawn_adapter(config, shapes, rank))
 
-    @property
-    def folds(self) -> int:
-        """Number of merges that were folded into the base."""
-        return 0 if self.folded is None else self.server_round
-
     def settle(self, merged: Merged, server_round: int) -> None:
         """Make a round's merge the start of the next round."""
         self.parameters, self.server_round = merged.parameters, server_round
         if merged.fold is not None:
             self.fold, self.folded = merged.fold, folding.fold(self.folded, merged.fold)
+            self.folds += 1
 
     def merged(self, site: str) -> Merged:
         """Return what a site goes on with: the run's merge, or its personal one."""
@@ -96,6 +96,8 @@ class RoundRecord:
     """``{"site", "phase", "reason"}`` for everything that was left out."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Duration of every phase."""
+    dropped: str = ""
+    """Why the round ended without a merge; empty where it has one."""
     audit: dict[str, str] = field(default_factory=dict)
     """By site the hash of the last line in its audit log, as its last reply of the round has it."""
 
@@ -122,5 +124,6 @@ class RoundRecord:
             "sites": dict(sorted(self.sites.items())),
             "refused": self.refused,
             "seconds": self.seconds,
+            **({"dropped": self.dropped} if self.dropped else {}),
             "audit": dict(sorted(self.audit.items())),
         }

@@ -2,9 +2,26 @@
 
 from collections.abc import Mapping
 from math import fsum
+from statistics import median_low
+from typing import TypeVar
 
 from common.adapter import Adapter
 from strategies import screening
+
+MOST_TIMES = 10
+"""What counts for a site's size is at most this many times the median of all sites."""
+
+Number = TypeVar("Number", int, float)
+
+
+def bounded(sizes: Mapping[str, Number]) -> dict[str, Number]:
+    """Return the sizes, those above ``MOST_TIMES`` the lower median cut to it.
+
+    No site can check what another says of its size. So a lie moves the others by a bounded factor,
+    while fewer than half of the sites lie.
+    """
+    most = MOST_TIMES * median_low(sizes.values())
+    return {site: min(size, most) for site, size in sizes.items()}
 
 
 def shares(
@@ -21,14 +38,18 @@ def shares(
         ‖B_c A_c‖ / Σ‖B A‖, as HetLoRA, Cho et al., arXiv 2401.06432.
     norms
         :func:`product_norm` by site, for ``norm``. Where all are zero everyone has 1/N.
+
+    Examples and norms count as :func:`bounded` has them.
     """
     if share == "norm":
         assert norms is not None, "share = norm needs the norms"
-        total = fsum(norms[site] for site in examples)  # the same in any order of the sites
+        norms = bounded({site: norms[site] for site in examples})
+        total = fsum(norms.values())  # the same in any order of the sites
         if total > 0:
             return {site: norms[site] / total for site in examples}
     if share in ("site", "norm"):
         return {site: 1 / len(examples) for site in examples}
+    examples = bounded(examples)
     total = sum(examples.values())
     return {site: n / total for site, n in examples.items()}
 

@@ -94,6 +94,7 @@ def settings(name: str, superlink: str) -> dict[str, str | int]:
         "data-dir": str(CONTAINER / "mnms2"),
         "base-model": str(CONTAINER / "base.safetensors"),
         "cache-dir": "/state",
+        "approve": "any",
         "min-train-patients": 1,  # its few patients are phantoms, so no number need hide them
         "min-patients": 1,
     }

@@ -212,7 +212,12 @@ class Ended:
 
 
 def federate(
-    sites: Mapping[int, FakeSite] | FakeGrid, run_dir: Path, *, plots: bool = False, **keys: Value
+    sites: Mapping[int, FakeSite] | FakeGrid,
+    run_dir: Path,
+    /,
+    *,
+    plots: bool = False,
+    **keys: Value,
 ) -> Ended:
     """Run a coordinator's whole run, its files too, with scripted sites by node.
 

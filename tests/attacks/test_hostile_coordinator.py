@@ -1,4 +1,4 @@
-"""A coordinator that writes into its messages what it likes, to read single patients or do harm."""
+"""A coordinator that writes into its messages what it likes, to end a site or fill its machine."""
 
 import io
 import pickle
@@ -19,10 +19,8 @@ from safetensors.torch import save
 
 from benchmarks.shared import peak, reset_peak
 from client_app import runner
-from common import lora, messages, records
-from common.adapter import Adapter, Factors
-from common.model import skeleton
-from tests.attacks.kit import DISEASES, FEATURES, Hospital, metrics, refusal, start
+from common import messages, records
+from tests.attacks.kit import Hospital, metrics, refusal, start
 
 MIB = 2**20
 NUMBERS = (-1, 2**31 - 1, 2**40, 10**9)
@@ -33,55 +31,6 @@ def counts(hospital: Hospital, **keys: object) -> tuple[str, int | None]:
     hospital.new_run()
     reply = hospital.ask(messages.DESCRIBE, **keys)
     return refusal(reply), metrics(reply).get("val-cases")
-
-
-def test_another_split_seed_moves_no_patient(hospital: Hospital) -> None:
-    """Choose split-seed so that one patient is alone in validation: no count ever moves."""
-    honest = counts(hospital)[1]
-    assert honest
-    for seed in range(1, 6):
-        sentence, cases = counts(hospital, split_seed=seed)
-        assert sentence or cases == honest
-
-
-@pytest.mark.parametrize("value", [*DISEASES[:3], "no such one"])
-def test_no_column_is_read_out_by_yes_or_no(hospital: Hospital, value: str) -> None:
-    """Ask for a diagnosis with validate-on: the site declines, whatever the answer were."""
-    sentence, cases = counts(hospital, validate_on=f"DISEASE={value}")
-    assert sentence
-    assert cases is None
-
-
-def test_nobody_is_looked_for_by_code(hospital: Hospital) -> None:
-    """Ask whether a patient is at the hospital: there and not there get the same sentence."""
-    answers = {counts(hospital, validate_on=f"SUBJECT_CODE={code}") for code in ("1", "999")}
-    assert len(answers) == 1
-    assert next(iter(answers))[1] is None
-
-
-@pytest.mark.parametrize(
-    "keys",
-    [
-        {"train_patients": 1},
-        {"val_patients": 1},
-        {"pool": True},
-        {"alpha_per_rank": 1e-12},
-        {"learning_rate": 1e10},
-        {"batch_size": 10**6},
-        {"local_epochs": 10**6},
-    ],
-    ids=lambda keys: next(iter(keys)),
-)
-def test_no_single_gradient_leaves(hospital: Hospital, keys: dict[str, object]) -> None:
-    """Ask for the gradient of one patient: each of the keys that it takes is declined."""
-    shapes = lora.layer_shapes(skeleton(FEATURES))
-    linear = {
-        name: Factors(torch.zeros(4, fan_in), torch.eye(c_out, 4))
-        for name, (c_out, fan_in) in shapes.items()
-    }
-    reply = hospital.ask(messages.TRAIN, Adapter(linear, 1.0), **keys)
-    assert refusal(reply)
-    assert not reply.content.array_records
 
 
 def test_no_memory_is_taken_for_another_network(hospital: Hospital) -> None:

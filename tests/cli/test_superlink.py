@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from benchmarks.flower_private import link_state
 from cli.main import app
-from common.flower_environment import SETTINGS
+from common.flower_environment import SETTINGS, UNREGISTERED
 
 OLD = Path(__file__).with_name("link-1.26.sql")
 THREADS = 8
@@ -48,6 +48,15 @@ def test_nothing_is_installed_and_nobody_told(started: dict[str, object]) -> Non
     CliRunner().invoke(app, ["superlink"])
     assert SETTINGS.items() <= started["environment"].items()  # type: ignore[attr-defined]
     assert SETTINGS["FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION"] == "1"
+
+
+@pytest.mark.parametrize("registers", [True, False])
+def test_a_run_is_told_whether_its_sites_are_registered(
+    started: dict[str, object], registers: bool
+) -> None:
+    words = ["--enable-supernode-auth"] if registers else ["--insecure"]
+    CliRunner().invoke(app, ["superlink", *words])
+    assert (UNREGISTERED in started["environment"]) != registers  # type: ignore[operator]
 
 
 def test_helpers_are_found_and_no_proxy_comes_between(

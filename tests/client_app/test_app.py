@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+from secrets import token_hex
 
 import pytest
 import torch
@@ -19,9 +20,10 @@ from client_app.site import Site
 from common import lora, messages, records
 from common.adapter import Adapter
 from common.config import RunConfig
-from common.messages import payload
-from common.model import skeleton
+from common.messages import TOO_FAR, payload
+from common.model import load_base, skeleton
 from common.options import Value
+from common.weights import Parameters, Weights
 from strategies.aggregation import Shapes
 from strategies.rate_my_lora import RateMyLoRA
 from strategies.state import RoundRecord, RunState
@@ -48,6 +50,7 @@ def hospital(config: RunConfig, **limits: Value) -> dict[str, Value]:
         "data-dir": config.data.data_dir,
         "base-model": config.base_model,
         "cache-dir": config.data.cache_dir,
+        "approve": "any",
         "min-train-patients": 1,  # the phantom's sites have few patients
         "min-patients": 1,
         **{key.replace("_", "-"): value for key, value in limits.items()},
@@ -68,7 +71,8 @@ def ask(
     Without ``node`` the site is a hospital with the data and base model of ``config``.
     """
     arrays = None if adapter is None else records.adapter_to_record(adapter)
-    request = messages.REQUESTS[kind](config, "a1", 1, rank, adapter=arrays)
+    number = config.federation.rounds if kind == messages.TEST else 1
+    request = messages.REQUESTS[kind](config, token_hex(8), number, rank, adapter=arrays)
     content = request.to_record()
     content.config_records[messages.CONFIG].update(more or {})
     message = Message(content, dst_node_id=7, message_type=kind)
@@ -326,6 +330,40 @@ def test_within_its_limits_a_site_serves(site_config: RunConfig, make_adapter: M
     node = hospital(site_config, max_rank=RANK, max_local_epochs=1, serves="train")
     assert messages.ADAPTER in ask(messages.TRAIN, site_config, make_adapter(RANK), node=node)
     assert metrics(ask(messages.DESCRIBE, site_config, node=node))["max-rank"] == RANK
+
+
+@pytest.mark.parametrize("trains", ["adapter", "weights"])
+def test_where_the_site_says_so_it_refuses_what_is_far_from_what_it_trained_last(
+    site_config: RunConfig, make_adapter: MakeAdapter, trains: str
+) -> None:
+    flat = {**site_config.to_flat(), "trains": trains, "merge": "pad", "rating": "penalty"}
+    config, run = RunConfig.from_flat(flat), token_hex(8)
+    limits: dict[str, Value] = {"max_change": 0.5, "whole_weights": True}
+
+    def sent(kind: str, number: int, parameters: Parameters) -> RecordDict:
+        record = records.tensors_to_record(parameters.tensors())
+        request = messages.REQUESTS[kind](
+            config, run, number, RANK if trains == "adapter" else 0, adapter=record
+        )
+        message = Message(request.to_record(), dst_node_id=7, message_type=kind)
+        node = hospital(config, **limits)
+        reply = app(message, Context(1, 7, node, RecordDict(), {}))
+        return messages.unsealed(reply.content)[0]
+
+    base = load_base(Path(config.base_model), config.model.channels()).state_dict()
+    start: Parameters = make_adapter(RANK, scale=1.0) if trains == "adapter" else Weights(base)
+    tensors = records.record_to_tensors(sent(messages.TRAIN, 1, start)[messages.ADAPTER])  # type: ignore[arg-type]
+    own = Adapter.from_tensors(tensors, 1.0) if trains == "adapter" else Weights(tensors)
+    far = {name: value.clone() for name, value in tensors.items()}
+    for name, value in far.items():
+        value.mul_(2 if trains == "adapter" and name.endswith("B") else 1)
+        value.add_(0 if trains == "adapter" else 1.0)
+    made_up = Adapter.from_tensors(far, 1.0) if trains == "adapter" else Weights(far)
+    assert metrics(sent(messages.VALIDATE, 1, own))
+    assert failure(sent(messages.TRAIN, 2, made_up)) == TOO_FAR
+    assert messages.ADAPTER in sent(messages.TRAIN, 2, own)
+    limits["max_change"] = 0.0
+    assert metrics(sent(messages.VALIDATE, 2, made_up))
 
 
 def test_a_site_that_is_asked_again_who_it_is_keeps_its_own_factors(

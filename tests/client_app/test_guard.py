@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import numpy as np
@@ -24,11 +25,12 @@ from common.config import RunConfig
 from common.errors import UserError
 from common.messages import CANNOT, REFUSED, UNEXPECTED, Failure
 from common.method import Half
+from common.model import build_unet, save_base
 from common.options import Value
 from tests.conftest import SMALL, MakeAdapter
 
 RANK = 3
-CONFIG = RunConfig.from_flat({"features": ",".join(map(str, SMALL))})
+CONFIG = RunConfig.from_flat({"features": ",".join(map(str, SMALL)), "rounds": 4})
 Change = Callable[[RecordDict], object]
 
 
@@ -39,7 +41,8 @@ def adapter(make_adapter: MakeAdapter) -> Adapter:
 
 def request(kind: str, adapter: Adapter | None = None, config: RunConfig = CONFIG) -> Message:
     arrays = None if adapter is None else records.adapter_to_record(adapter)
-    made = messages.REQUESTS[kind](config, "a1", server_round=4, site_rank=RANK, adapter=arrays)
+    number = 0 if kind == messages.DESCRIBE else 4
+    made = messages.REQUESTS[kind](config, token_hex(8), number, RANK, adapter=arrays)
     content = made.to_record()
     return Message(content, dst_node_id=7, message_type=kind)
 
@@ -49,7 +52,7 @@ def good(kind: str, adapter: Adapter) -> RecordDict:
         messages.DESCRIBE: {"train-examples": 9, "train-cases": 8, "val-cases": 2, "test-cases": 2},
         messages.TRAIN: {"num-examples": 9, "loss": 0.5, "seconds": 1.0, "start-dice": 0.5},
         messages.VALIDATE: {"dice": 0.5, "num-examples": 2},
-        messages.TEST: {"cases": 2, "base.dice.LV": 0.5, "test.hd95_mm.mean": 4.0},
+        messages.TEST: {"cases": 2, **dict.fromkeys(messages.SCORES, 0.5)},
     }
     content = RecordDict({messages.METRICS: MetricRecord(numbers[kind])})  # type: ignore[arg-type]
     if kind == messages.TRAIN:
@@ -60,10 +63,22 @@ def good(kind: str, adapter: Adapter) -> RecordDict:
 
 
 def pass_guard(folder: Path, message: Message, content: RecordDict) -> Message:
-    node: dict[str, Value] = {"site": "GE", "audit-log": str(folder / "audit.jsonl")}
-    node["whole-weights"] = True
+    node = hospital(folder, whole_weights=True)
     context = Context(run_id=11, node_id=7, node_config=node, state=RecordDict(), run_config={})
     return guard(message, context, lambda *_: content)
+
+
+def hospital(folder: Path, **limits: Value) -> dict[str, Value]:
+    """Return the node configuration of a hospital that answers every run."""
+    if not (folder / "base").exists():
+        save_base(build_unet(SMALL), folder / "base")
+    places = {
+        "cache-dir": str(folder / "cache"),
+        "base-model": str(folder / "base"),
+        "audit-log": str(folder / "audit.jsonl"),
+    }
+    own = {key.replace("_", "-"): value for key, value in limits.items()}
+    return {"site": "GE", "approve": "any", **places, **own}
 
 
 def log_of(folder: Path) -> list[dict[str, Any]]:
@@ -256,7 +271,8 @@ def test_whole_weights_leave_only_where_they_train(tmp_path: Path, unet: nn.Modu
 def test_a_dice_leaves_for_every_adapter_that_came(
     tmp_path: Path, adapter: Adapter, brought: int, told: int, passes: bool
 ) -> None:
-    message = request(messages.VALIDATE, adapter)
+    config = RunConfig.from_flat({**CONFIG.to_flat(), "rating": "search"})
+    message = request(messages.VALIDATE, adapter, config)
     for number in range(1, brought + 1):
         message.content[messages.OTHER.format(number)] = records.adapter_to_record(adapter)
     content = good(messages.VALIDATE, adapter)
@@ -310,7 +326,7 @@ def test_an_app_that_raises_says_nothing_of_why(tmp_path: Path) -> None:
     def app(*_: object) -> RecordDict:
         raise ValueError("patient 007")
 
-    node: dict[str, Value] = {"site": "GE", "audit-log": str(tmp_path / "audit.jsonl")}
+    node = hospital(tmp_path)
     context = Context(run_id=1, node_id=7, node_config=node, state=RecordDict(), run_config={})
     assert error_in(guard(request(messages.TRAIN), context, app)) == UNEXPECTED
 
@@ -360,15 +376,15 @@ def test_what_a_deployed_site_writes_is_its_own(tmp_path: Path, adapter: Adapter
         (tmp_path / "kept").touch()
         return good(messages.TRAIN, adapter)
 
-    node: dict[str, Value] = {"site": "GE", "audit-log": str(tmp_path / "log" / "audit.jsonl")}
+    node = hospital(tmp_path, audit_log=str(tmp_path / "log" / "audit.jsonl"))
     context = Context(run_id=1, node_id=7, node_config=node, state=RecordDict(), run_config={})
     before = os.umask(0o022)
     try:
         guard(request(messages.TRAIN), context, app)
     finally:
         os.umask(before)
-    files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert len(files) == 3
+    files = [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "base"]
+    assert len(files) == 7  # the app's, the log and its head, the run, its approval, ledger, reply
     assert all(path.stat().st_mode & 0o077 == 0 for path in (*files, tmp_path / "log"))
 
 

@@ -72,7 +72,7 @@ def test_replies_come_back(make_adapter: MakeAdapter) -> None:
     for others in ((), (0.25, 0.75)):
         validation = messages.Validation(0.5, 2, others)
         assert messages.Validation.from_record(validation.to_record(), len(others)) == validation
-    scores = messages.TestScores(2, {"base.dice.LV": 0.5, "test.hd95_mm.mean": 4.0})
+    scores = messages.TestScores(2, dict.fromkeys(messages.SCORES, 0.5))
     assert messages.TestScores.from_record(scores.to_record()) == scores
     update = messages.Update(make_adapter(3), 9, 0.5, 1.0, 0.25, 0.75)
     kept = Weights()
@@ -84,7 +84,7 @@ def test_replies_come_back(make_adapter: MakeAdapter) -> None:
 def test_a_dice_that_is_left_out_does_not_move_the_others_up() -> None:
     content = messages.Validation(0.5, 2, (0.25, 0.75)).to_record()
     del content.metric_records[messages.METRICS]["dice-1"]
-    with pytest.raises(ReplyError, match="dice-1 is missing"):
+    with pytest.raises(ReplyError, match="dice-1 is None, expected a number"):
         messages.Validation.from_record(content, 2)
 
 
@@ -116,6 +116,14 @@ def test_a_name_that_is_not_listed_is_refused() -> None:
             messages.TestScores(2, {"test.dice.LV": math.inf}),
             "test.dice.LV is inf, expected a finite number",
         ),
+        (
+            messages.TestScores(2, {"test.hd95_mm.LV": 1e6}),
+            "test.hd95_mm.LV is 1e+06, expected at most 10000",
+        ),
+        (messages.Description("A", SHA, 10**15), "train-examples is beyond 1000000000"),
+        (messages.Validation(0.5, 10**5000), "num-examples is beyond 1000000000"),
+        (messages.Update(Weights(), 1, 1e300, 1), "loss is 1e+300, expected at most 1e+09"),
+        (messages.Update(Weights(), 1, -1e300, 1), "loss is -1e+300, expected at least -1e+09"),
     ],
 )
 def test_values_out_of_range_are_refused(reply: messages.Reply, reason: str) -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from flwr.app import ArrayRecord
 from flwr.common import Array
+from safetensors.torch import save
 from torch import Tensor
 
 from benchmarks.flower_private import (
@@ -236,3 +237,21 @@ def test_the_payload_of_a_record_is_that_of_its_adapter(make_adapter: MakeAdapte
     adapter = make_adapter(rank=5)
     assert records.payload_bytes(records.adapter_to_record(adapter)) == adapter.payload_bytes
     assert records.payload_bytes(ArrayRecord()) == 0
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {"b": torch.randn(3, 4), 'é"x': torch.randn(2, 3).T, "a": torch.tensor(1.0)},
+        {"z": torch.zeros(0, 3), "a": torch.zeros(2)},
+        {f"n{number}": torch.randn(number, 3) for number in range(30)},
+        {"a": torch.zeros(3, dtype=torch.float64)},
+        {},
+    ],
+)
+def test_a_record_is_what_numpy_and_safetensors_make(tensors: dict[str, torch.Tensor]) -> None:
+    """It is put together without their copies, of which a whole network has too many."""
+    data = save({name: value.contiguous() for name, value in tensors.items()})
+    theirs = ArrayRecord({records.PACKED: Array(np.frombuffer(data, np.uint8))})
+    assert records.tensors_to_record(tensors) == theirs
+    assert records.tensors_to_record(tensors).object_id == theirs.object_id

@@ -230,27 +230,27 @@ Spoil = Callable[[Path], object]
 BROKEN: dict[str, tuple[str, Spoil, str]] = {
     "no config": ("config.toml", Path.unlink, "expected the folder of a run"),
     "unknown key": ("config.toml", lambda p: p.write_text("colour = 3"), "unknown key 'colour'"),
-    "half a line": ("history.jsonl", lambda p: p.write_text('{"round": 1\n'), "not a line of JSON"),
+    "half a line": ("history.jsonl", lambda p: p.write_text('{"round": 1\n'), "line 1 is damaged"),
     "another line": (
         "history.jsonl",
         lambda p: p.write_text("[]\n"),
-        "'round' or 'sites' is missing",
+        "line 1 does not describe a round",
     ),
     "half a summary": ("summary.json", lambda p: p.write_text("{"), "not JSON"),
     "text for Dice": (
         "history.jsonl",
         lambda p: p.write_text('{"round": 0, "sites": {"GE": {"validation": "0.5"}}}\n'),
-        "a line does not describe a round",
+        "line 1 does not describe a round",
     ),
     "a refusal without a reason": (
         "history.jsonl",
         lambda p: p.write_text('{"round": 0, "sites": {}, "refused": [{"site": "GE"}]}\n'),
-        "a line does not describe a round",
+        "line 1 does not describe a round",
     ),
     "a number for an audit log's hash": (
         "history.jsonl",
         lambda p: p.write_text('{"round": 0, "sites": {}, "audit": {"GE": 7}}\n'),
-        "a line does not describe a round",
+        "line 1 does not describe a round",
     ),
     "text for a test score": (
         "summary.json",

@@ -73,6 +73,11 @@ def test_time_left_counts_what_the_round_has_taken() -> None:
             "before round 1 · waiting for sites",
             False,
         ),
+        (
+            Status(4, phase="gather", host="far", waiting=("GE", "a\x1bb")),
+            "before round 1 · waiting for approval by GE, a b",
+            False,
+        ),
         (Status(4, "finished", started=10.0, since=135.0), "finished: 4 rounds in 2:05", True),
         (Status(4, "stopped", 2), "stopped in round 2; resume=true goes on", True),
         (Status(4, "failed", 3, error="too few sites"), "failed in round 3: too few sites", True),

@@ -15,7 +15,8 @@ from common.config import RunConfig
 from common.errors import UserError
 from common.options import Value, keys_of
 from server_app.checkpoint import load_checkpoint
-from server_app.run_dir import RunDir
+from server_app.run_dir import RunDir, settings_of
+from server_app.status import StatusFile
 from strategies.state import RoundRecord, RunState
 from tests.conftest import adapter_of
 
@@ -42,6 +43,23 @@ def test_resume_returns_the_saved_state_exactly(tmp_path: Path) -> None:
     assert resumed.server_round == 2
     assert resumed.previous == state(2).previous
     assert torch.equal(adapter_of(resumed.parameters).layers["conv"].A, torch.full((2, 3), 1 / 3))
+
+
+def test_a_run_that_is_resumed_before_round_1_keeps_the_id_that_sites_approved(
+    tmp_path: Path,
+) -> None:
+    def begin(**keys: object) -> str:
+        folder = RunDir(tmp_path)
+        run_id = folder.begin(config(**keys), state(0)).run_id
+        made = config(**keys)
+        StatusFile(folder.status, 3, saved=folder.saved, run=run_id, settings=settings_of(made))
+        return run_id
+
+    first = begin()
+    assert begin(resume=True, wait_s=7) == first
+    assert begin(resume=True, rounds=9) == first  # it is another run to the sites all the same
+    other = begin(resume=True, seed=1)
+    assert len({first, other, begin(seed=1)}) == 3
 
 
 def test_a_line_beyond_the_checkpoint_is_dropped(tmp_path: Path) -> None:
@@ -117,7 +135,8 @@ def test_only_these_keys_may_change_when_a_run_is_resumed() -> None:
     free = set(RunConfig.keys()) - set(RunConfig.keys_that_affect("result"))
     assert free == {
         *("profile", "preset", "resume", "run-dir", "cache-dir", "data-dir", "base-model"),
-        *("rounds", "sites", "min-sites", "wait-s", "round-timeout-s", "device", "threads"),
+        *("rounds", "sites", "min-sites", "wait-s", "approval-wait-s", "round-timeout-s"),
+        *("device", "threads"),
         *("keep-updates", "tensorboard", "local-validation"),
     }
 

@@ -32,6 +32,16 @@ def test_the_file_follows_the_run(tmp_path: Path) -> None:
     assert (over.state, over.round) == ("finished", 3)
 
 
+def test_who_has_not_approved_the_run_is_in_the_file(tmp_path: Path) -> None:
+    file = StatusFile(tmp_path / "status.json", rounds=20, run="a1")
+    since = status_of(file.path).since
+    file.wait(["GE", "Philips"])
+    status = status_of(file.path)
+    assert (status.run, status.waiting, status.since) == ("a1", ("GE", "Philips"), since)
+    file.wait([])
+    assert status_of(file.path).waiting == ()
+
+
 def test_a_failure_says_why(tmp_path: Path) -> None:
     file = StatusFile(tmp_path / "status.json", rounds=2)
     file.fail(ValueError("too few sites"))

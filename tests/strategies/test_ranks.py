@@ -27,6 +27,13 @@ def test_ranks_by_size_are_never_below_one_nor_above_the_highest(rank: int) -> N
     assert by_size == sorted(by_size)
 
 
+@pytest.mark.parametrize("lie", [200, 10**9])
+def test_a_site_that_says_it_is_huge_does_not_lower_the_others(lie: int) -> None:
+    honest = {"a": 10, "b": 20, "c": 12, "z": 9}
+    found = assign_ranks("by-size", 32, {**honest, "z": lie})
+    assert found == {**assign_ranks("by-size", 32, honest), "z": 32}
+
+
 def test_a_plain_list_goes_by_the_order_of_names() -> None:
     found = assign_ranks(" 16, 32,64", 8, EXAMPLES)
     assert found == {"GE": 16, "Philips": 32, "Siemens": 64}

@@ -154,6 +154,24 @@ def test_what_a_site_says_is_wrong_is_the_reason(read: Callable[[Message], objec
 
 
 @pytest.mark.parametrize("read", READERS)
+@pytest.mark.parametrize("text", ["x" * 10**6, "no\nWARNING: \x1b]0;mine\x07 \u202eA\r" * 1000])
+def test_what_a_site_says_is_cut_and_cleaned(read: Callable[[Message], object], text: str) -> None:
+    """Wherever it says it: in a sentence, in Flower's error, in a key or a value."""
+    said = [
+        reply(config=ConfigRecord({messages.ERROR: text})),
+        Message(Error(1, text), reply_to=order()),
+        reply(**{text: MetricRecord(NUMBERS)}),
+        reply(metrics=MetricRecord({text: 1})),
+        reply(config=ConfigRecord({"site": text, "base-sha256": text}), metrics=MetricRecord({})),
+    ]
+    for message in said:
+        with pytest.raises(ReplyError) as caught:
+            read(message)
+        assert len(str(caught.value)) <= 300
+        assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("read", READERS)
 def test_an_empty_reply_is_refused(read: Callable[[Message], object]) -> None:
     with pytest.raises(ReplyError, match="the reply"):
         read(reply())
@@ -270,12 +288,23 @@ def test_other_validations_are_refused(dice: float | list[float], reason: str) -
         read_validation(reply(metrics=MetricRecord({"dice": dice})))
 
 
+SCORES: dict[str, Number] = dict.fromkeys(messages.SCORES, 0.5)
+
+
 def test_test_scores_may_be_undefined_but_are_numbers() -> None:
-    found = read_test(reply(metrics=MetricRecord({"cases": 2, "test.hd95_mm.RV": math.nan})))
+    numbers = {**SCORES, "cases": 2, "test.hd95_mm.RV": math.nan}
+    found = read_test(reply(metrics=MetricRecord(numbers)))
     assert found.cases == 2
     assert math.isnan(found.scores["test.hd95_mm.RV"])
     with pytest.raises(ReplyError, match=r"cases is .* expected a number"):
         read_test(reply(metrics=MetricRecord({"cases": [2]})))
+
+
+@pytest.mark.parametrize("key", ["cases", *messages.SCORES])
+def test_every_test_score_is_needed(key: str) -> None:
+    numbers = {k: v for k, v in {**SCORES, "cases": 2}.items() if k != key}
+    with pytest.raises(ReplyError, match=f"^{key} is None, expected a number$"):
+        read_test(reply(metrics=MetricRecord(numbers)))
 
 
 def description(**changes: str | int | None) -> Message:

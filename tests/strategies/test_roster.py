@@ -1,6 +1,6 @@
 """Nodes that come, go, come back as others, or say nothing: a run waits for none of them long."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,11 +8,21 @@ import pytest
 from flwr.app import Error, Message
 from flwr.common import Metadata
 
+from common.errors import UserError
 from common.flower_private import SUPERLINK_NODE_ID
-from common.messages import DESCRIBE, TRAIN, Failure
+from common.messages import DESCRIBE, NOT_APPROVED, TRAIN, VALIDATE, Failure
 from strategies import roster
-from strategies.roster import ASK_AGAIN_S, MEET_S
-from tests.strategies.fakes import FakeGrid, FakeSite, make_config, nodes, play
+from strategies.roster import ASK_AGAIN_S, ASK_APPROVAL_S, MEET_S
+from tests.strategies.fakes import (
+    FakeGrid,
+    FakeSite,
+    Outcome,
+    go_on,
+    make_config,
+    nodes,
+    play,
+    prepare,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -161,3 +171,83 @@ def test_a_site_that_is_gone_is_told_from_one_that_is_silent() -> None:
     outcome = play(make_config(), grid)
     assert outcome.refused(1) == {("Philips", "train"): "Error: Node Unavailable"}
     assert sorted(outcome.penalties(1)) == ["GE", "Siemens"]
+
+
+def unapproved(message: Message, _: Message) -> Message:
+    return Message(Failure(NOT_APPROVED, "Philips").to_record(), reply_to=message)
+
+
+class PatientGrid(WaitingGrid):
+    """Lets a moment pass with every look at the nodes, in which ``then`` may happen."""
+
+    def __init__(self, sites: dict[int, FakeSite], clock: SimpleNamespace) -> None:
+        super().__init__(sites)
+        self.clock = clock
+        self.then: dict[float, Callable[[], object]] = {}
+
+    def get_node_ids(self) -> Iterable[int]:
+        self.clock.now += 1.0
+        for at in [at for at in self.then if at <= self.clock.now]:
+            self.then.pop(at)()
+        return super().get_node_ids()
+
+
+def waiting_for(outcome: Outcome) -> list[list[str]]:
+    """Return the list that grows with every change of whom the run waits for."""
+    seen: list[list[str]] = []
+    outcome.strategy.exchange.roster.on_wait = lambda sites: seen.append(list(sites))
+    return seen
+
+
+def test_a_run_waits_for_a_hospital_that_has_not_approved_it(clock: SimpleNamespace) -> None:
+    late = FakeSite("Philips", 20, faults={(0, DESCRIBE): unapproved})
+    grid = PatientGrid(nodes(*two_sites(), late), clock)
+    grid.then[5000.0] = late.faults.clear
+    outcome = prepare(make_config(sites=3, approval_wait_s=6000))
+    seen = waiting_for(outcome)
+    go_on(outcome, grid)
+    assert seen == [["Philips"], []]
+    assert 5000 < clock.now < 5000 + ASK_APPROVAL_S[1] + 60
+    assert 10 < len(grid.asked("Philips")) < 30  # ever more rarely
+    assert len(grid.asked("GE")) == 1
+    assert sorted(outcome.penalties(1)) == ["GE", "Philips", "Siemens"]
+    assert outcome.refused(0) == {("Philips", "join"): NOT_APPROVED}  # once, not at every asking
+
+
+def test_after_that_the_least_number_of_sites_is_enough_and_a_late_approval_joins(
+    clock: SimpleNamespace,
+) -> None:
+    late = FakeSite("Philips", 20, faults={(0, DESCRIBE): unapproved})
+    grid = PatientGrid(nodes(*two_sites(), late), clock)
+    outcome = prepare(
+        make_config(sites=3, approval_wait_s=600, rounds=4),
+        events={
+            1: lambda: setattr(clock, "now", clock.now + ASK_APPROVAL_S[1]),
+            2: lambda: (late.faults.clear(), setattr(clock, "now", clock.now + ASK_APPROVAL_S[1])),
+        },
+    )
+    go_on(outcome, grid)
+    assert [sorted(outcome.penalties(number)) for number in (1, 2, 3)] == [
+        ["GE", "Siemens"],
+        ["GE", "Siemens"],
+        ["GE", "Philips", "Siemens"],
+    ]
+    assert outcome.refused(1) == outcome.refused(2) == {}
+
+
+def test_a_run_that_too_few_approve_says_who_has_not(clock: SimpleNamespace) -> None:
+    late = FakeSite("Philips", 20, faults={(0, DESCRIBE): unapproved})
+    grid = PatientGrid(nodes(FakeSite("GE"), late), clock)
+    outcome = prepare(make_config(sites=2, approval_wait_s=60))
+    with pytest.raises(UserError, match=f"1 site.* min-sites = 2: Philips: {NOT_APPROVED}"):
+        go_on(outcome, grid)
+    assert 60 < clock.now < 120
+
+
+def test_an_approval_that_is_withdrawn_leaves_the_site_out_from_then_on() -> None:
+    faults = {(2, TRAIN): unapproved, (2, VALIDATE): unapproved}
+    grid = FakeGrid(nodes(*two_sites(), FakeSite("Philips", 20, faults=faults)))
+    outcome = play(make_config(sites=3), grid)
+    assert outcome.refused(2)["Philips", "train"] == NOT_APPROVED
+    assert sorted(outcome.penalties(2)) == ["GE", "Siemens"]
+    assert sorted(outcome.penalties(3)) == ["GE", "Philips", "Siemens"]  # approved again

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from common import messages, records
 from common.errors import UserError
+from common.flower_environment import UNREGISTERED
 from strategies import roster
 from tests.conftest import adapter_of
 from tests.strategies.fakes import (
@@ -283,6 +285,14 @@ def test_without_a_fingerprint_all_bases_must_agree() -> None:
     assert list(outcome.refused(0)) == [("Zebra", "join")]
 
 
+@pytest.mark.parametrize("others", [[], [FakeSite("Canon"), FakeSite("Zebra", sha256="b" * 64)]])
+def test_a_base_that_half_of_the_sites_have_is_not_the_runs(others: list[FakeSite]) -> None:
+    sites = [FakeSite(" liar", sha256="b" * 64), FakeSite("GE"), *others]
+    outcome = prepare(make_config(sites=len(sites), min_sites=1))
+    with pytest.raises(UserError, match=r"none is that of most .* set base-sha256"):
+        go_on(outcome, FakeGrid(nodes(*sites)))
+
+
 def test_a_run_without_enough_sites_names_those_turned_away() -> None:
     config = make_config(base_sha256="a" * 64, sites=2)
     stranger = FakeSite("Philips", 20, STEADY, sha256="b" * 64)
@@ -323,21 +333,72 @@ def test_the_run_waits_for_its_sites(clock: SimpleNamespace) -> None:
     assert clock.now < 60
 
 
-def test_of_two_nodes_with_one_name_one_takes_part() -> None:
-    grid = FakeGrid(
-        {
-            1: FakeSite("GE", 10, GAINS),
-            2: FakeSite("GE", 10, GAINS),
-            3: FakeSite("Siemens", 30, LOSES),
-        }
-    )
-    outcome = play(make_config(), grid)
-    assert outcome.refused(0)["GE", "join"] == "another connected site is called 'GE' already"
-    trained = [m.metadata.dst_node_id for t, k, _, m in grid.log if (t, k) == (1, messages.TRAIN)]
-    assert len(trained) == 2
-    assert 3 in trained
-    alone = play(make_config(sites=2), FakeGrid(nodes(*two_sites())))
-    assert same_bits(outcome.states[3].parameters, alone.states[3].parameters)
+def test_of_two_nodes_with_one_name_none_takes_part_until_one_is_gone() -> None:
+    ge, thief, siemens = FakeSite("GE", 10, GAINS), FakeSite("GE", 10, GAINS), two_sites()[1]
+    grid = FakeGrid({1: ge, 2: thief, 3: siemens, 4: FakeSite("Philips", 20, STEADY)})
+    outcome = play(make_config(sites=4), grid, events={2: lambda: grid.nodes.pop(2)})
+    refused = [r["reason"] for r in outcome.history[0].refused if r["site"] == "GE"]
+    assert refused == ["2 connected sites say that they have this name"] * 2
+    assert sorted(outcome.penalties(2)) == ["Philips", "Siemens"]
+    assert sorted(outcome.penalties(3)) == ["GE", "Philips", "Siemens"]
+    assert thief.uploads == {}
+
+
+class KeyedGrid(FakeGrid):
+    """Every node has the key of its number, or one of ``keys``."""
+
+    keys: dict[int, bytes] = {}  # noqa: RUF012
+
+    def get_nodes(self) -> Any:
+        return [
+            SimpleNamespace(node_id=n, name="", public_key=self.keys.get(n, b"%d" % n))
+            for n in self.nodes
+        ]
+
+
+@pytest.mark.parametrize("kind", [FakeGrid, KeyedGrid])
+def test_a_name_that_was_taken_while_its_site_was_away_is_given_back(kind: type[FakeGrid]) -> None:
+    """Without registration the thief has the name until the owner is back; with it, never."""
+    ge, thief = FakeSite("GE", 10, GAINS), FakeSite("GE", 10, GAINS)
+    grid = kind({1: ge, 2: two_sites()[1], 3: FakeSite("Philips", 20, STEADY)})
+
+    def swap() -> None:
+        del grid.nodes[1]
+        grid.nodes[99] = thief
+
+    events = {1: swap, 2: lambda: grid.nodes.update({1: ge})}
+    outcome = play(make_config(), grid, events=events)
+    assert [*thief.uploads] == ([] if kind is KeyedGrid else [2])
+    assert [*ge.uploads] == [1, 3]
+    taken = "in this run the name belongs to another site"
+    assert outcome.refused(2 if kind is KeyedGrid else 3)["GE", "join"] == taken
+    assert sorted(outcome.penalties(3)) == ["GE", "Philips", "Siemens"]
+
+
+def test_a_registered_site_that_starts_again_under_another_number_is_the_same_site() -> None:
+    grid = KeyedGrid(nodes(*two_sites(), FakeSite("Philips", 20, STEADY)))
+    grid.keys = {99: b"1"}
+
+    def restart() -> None:
+        grid.nodes[99] = grid.nodes.pop(1)
+
+    outcome = play(make_config(), grid, events={1: restart})
+    assert outcome.refused(2) == {}
+    assert sorted(outcome.penalties(2)) == ["GE", "Philips", "Siemens"]
+
+
+def test_where_sites_are_not_registered_their_keys_do_not_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(UNREGISTERED, "1")
+    grid = KeyedGrid(nodes(*two_sites(), FakeSite("Philips", 20, STEADY)))
+
+    def restart() -> None:
+        grid.nodes[99] = grid.nodes.pop(1)
+
+    outcome = play(make_config(), grid, events={1: restart})
+    assert outcome.refused(2) == {}
+    assert sorted(outcome.penalties(2)) == ["GE", "Philips", "Siemens"]
 
 
 def test_a_site_that_comes_back_under_a_new_key_is_the_same_site() -> None:
@@ -428,6 +489,25 @@ def test_a_site_gets_no_higher_rank_than_it_allows() -> None:
     ranks = [entry["rank"] for _, entry in sorted(outcome.history[1].sites.items())]
     assert ranks == [4, 3, 2]
     assert outcome.refused(1) == {}
+
+
+@pytest.mark.parametrize("share", ["site", "examples"])
+def test_a_site_that_trains_with_another_size_than_it_described_is_left_out(share: str) -> None:
+    """It is asked to describe itself again, and a size that has changed for good is taken then."""
+    sites = [*two_sites(), FakeSite("Philips", 20, STEADY)]
+    sites[2].faults = {(1, messages.TRAIN): with_numbers(num_examples=10**6)}
+    outcome = play(make_config(share=share), FakeGrid(nodes(*sites)))
+    reason = "num-examples is 1000000, the site described 20"
+    assert outcome.refused(1) == {("Philips", "train"): reason}
+    assert outcome.refused(2) == {}
+    assert sorted(outcome.penalties(2)) == ["GE", "Philips", "Siemens"]
+
+
+def test_no_number_of_a_site_lowers_the_others_ranks() -> None:
+    sites = [*two_sites(), FakeSite("Philips", 10**8, STEADY)]
+    outcome = play(make_config(ranks="by-size", rank=8), FakeGrid(nodes(*sites)))
+    ranks = {name: entry["rank"] for name, entry in outcome.history[1].sites.items()}
+    assert ranks == {"GE": 2, "Siemens": 8, "Philips": 8}
 
 
 @pytest.mark.parametrize("limit", [0, -4])

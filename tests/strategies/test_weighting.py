@@ -26,6 +26,22 @@ def test_shares_by_norm_do_not_depend_on_the_order_of_sites() -> None:
     assert weighting.shares(examples, "norm", norms) == other
 
 
+@pytest.mark.parametrize("lie", [10**3, 10**9])
+@pytest.mark.parametrize("honest", [[10], [10, 12, 9], [10, 12, 9, 30]])
+def test_a_site_that_says_it_is_huge_gets_a_bounded_share(honest: list[int], lie: int) -> None:
+    sizes = {f"{n}": size for n, size in enumerate(honest)} | {"z": lie}
+    by_examples = weighting.shares(sizes, "examples")
+    by_norm = weighting.shares(sizes, "norm", {site: float(n) for site, n in sizes.items()})
+    for found in (by_examples, by_norm):
+        assert found["z"] <= 10 / 11
+        assert sum(found.values()) == pytest.approx(1)
+
+
+def test_sizes_that_are_alike_are_taken_as_they_are() -> None:
+    sizes = {"a": 3, "b": 30, "c": 7}
+    assert weighting.bounded(sizes) == sizes
+
+
 def test_shares_by_norm_are_equal_where_no_adapter_changes_anything() -> None:
     found = weighting.shares({"a": 1, "b": 3}, "norm", {"a": 0.0, "b": 0.0})
     assert found == {"a": 0.5, "b": 0.5}
