@@ -47,7 +47,7 @@ from flwr.supercore.constant import FLWR_IN_MEMORY_DB_NAME, NOOP_FEDERATION_ID, 
 # Talks to a SuperLink as `flwr` does
 from flwr.supercore.control.control_http_client import ControlHttpClient
 
-# A message as objects
+# The objects in a message, as they are announced and sent
 from flwr.supercore.inflatable.inflatable_object import (
     add_header_to_object_body,
     get_all_nested_objects,

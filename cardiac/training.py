@@ -100,18 +100,23 @@ class Trainer:
 
     def _step(self, image: Tensor, label: Tensor) -> float:
         self.optimiser.zero_grad(set_to_none=True)
-        half = self.precision == torch.float16
-        with torch.autocast(self.device.type, self.precision, enabled=half):
-            logits = self.model(image.to(self.device))
-        loss = self.loss(logits.float(), label.to(self.device))
+        loss = self.loss_of(image, label)
         if self.proximal:
             pairs = zip(self.trainable, self.start, strict=True)
             loss = loss + self.proximal / 2 * sum((p - start).square().sum() for p, start in pairs)
-        self.scaler.scale(loss).backward()
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self.schedule.step()
         return float(loss.item())
+
+    def loss_of(self, image: Tensor, label: Tensor) -> Tensor:
+        """Return the loss of a batch: images (b, 1, h, w), labels uint8 (b, 1, h, w)."""
+        half = self.precision == torch.float16
+        with torch.autocast(self.device.type, self.precision, enabled=half):
+            logits = self.model(image.to(self.device))
+        loss: Tensor = self.loss(logits.float(), label.to(self.device))
+        return loss
 
     def state(self) -> dict[str, Any]:
         """Return what :meth:`restore` needs to continue after an epoch."""

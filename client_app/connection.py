@@ -14,6 +14,8 @@ from client_app.settings import SiteSettings
 from common.errors import UserError
 from common.options import Check, option, parse, read_toml, to_flat
 
+LOOPBACK = "127.0.0.1"
+
 
 @dataclass(frozen=True)
 class Connection:
@@ -73,7 +75,7 @@ class Connection:
         """Return the command of the SuperNode, with the site's settings as node configuration."""
         words = [str(Path(sys.executable).with_name("flower-supernode"))]
         words += ["--superlink", self.superlink, "--isolation", "process"]
-        words += ["--host", "127.0.0.1", "--port", str(self.local_port)]
+        words += ["--host", LOOPBACK, "--port", str(self.local_port)]
         if self.insecure:
             words += ["--insecure"]
         else:
@@ -89,7 +91,7 @@ class Connection:
     @property
     def local_address(self) -> str:
         """``host:port`` at which the SuperNode listens for the app, on this machine only."""
-        return f"127.0.0.1:{self.local_port}"
+        return f"{LOOPBACK}:{self.local_port}"
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ with this package; it does not open the code that came with the run, and the run
 installed version. As the process stays, it loads the libraries once and not for every message.
 """
 
+import re
 import socket
 import time
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from client_app.app import answer
 from client_app.site import open_site
 from common.flower_private import (
     HeartbeatSender,
+    Lock,
     RuntimeHttpClient,
     acquire_task,
     is_waited_for,
@@ -28,9 +30,11 @@ from common.flower_private import (
     push_answer,
     runtime_client,
 )
+from common.text import clean
 
 PACKAGE = "rate-my-lora"
 POLL_S = 0.5
+VERSION = re.compile(r"[0-9A-Za-z.+]{1,40}")
 
 
 class Runner:
@@ -40,11 +44,13 @@ class Runner:
     ----------
     address
         ``host:port`` of the SuperNode's Runtime API.
+    lock
+        How the SuperNode and the app know each other; None for a port without TLS.
     """
 
-    def __init__(self, address: str) -> None:
-        self.address = address
-        self.client = runtime_client(address)
+    def __init__(self, address: str, lock: Lock | None = None) -> None:
+        self.address, self.lock = address, lock
+        self.client = runtime_client(address, "", lock)
         self.run_id: int | None = None
 
     def serve(self, alive: Callable[[], bool]) -> None:
@@ -54,7 +60,10 @@ class Runner:
                 if not self.step():
                     time.sleep(POLL_S)
             except httpx.HTTPError as error:  # the SuperNode starts, ends or gave the message up
-                log(ERROR, "SuperNode: %s", error)
+                log(ERROR, "SuperNode: %s", clean(error))
+                time.sleep(POLL_S)
+            except Exception as error:  # nothing that arrives ends the site
+                log(ERROR, "unexpected error", exc_info=error)
                 time.sleep(POLL_S)
         self.client.close()
 
@@ -63,7 +72,7 @@ class Runner:
         token = acquire_task(self.client)
         if not token:
             return False
-        client = runtime_client(self.address, token)
+        client = runtime_client(self.address, token, self.lock)
         heartbeat = HeartbeatSender(lambda: beat(client))
         heartbeat.start()
         try:
@@ -104,7 +113,8 @@ def version_error(app_id: str, version: str) -> str:
     same = app_id.rpartition("/")[2] == PACKAGE
     if same and version == installed:
         return ""
-    found = f"version {version}" if same else "another app"
+    known = same and VERSION.fullmatch(version)
+    found = f"version {version}" if known else "another app"
     return f"the run is of {found}, this site has version {installed}"
 
 

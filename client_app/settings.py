@@ -1,7 +1,7 @@
 """The settings of a site, which no run can change: its data, its files and its limits."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cardiac.splits import Cohorts
@@ -18,6 +18,32 @@ REQUESTS = {messages.TRAIN: "train", messages.VALIDATE: "validate", messages.TES
 
 class LimitError(UserError):
     """The server asks for more than the site allows; the text names no file and may leave."""
+
+
+@dataclass(frozen=True)
+class PrivacySettings:
+    """Differential privacy of the site's patients in what the site trains and sends."""
+
+    noise_multiplier: float = option(0.0, low=0, high=1000)
+    """σ: standard deviation of the noise on a sum of patients' gradients, in units of
+    ``clip-norm``. 0: training without noise, and without any bound on what it tells."""
+    clip_norm: float = option(1.0, above=0, high=1e6)
+    """Longest gradient of a patient; longer ones are scaled down to it."""
+    sampling_rate: float = option(0.25, above=0, high=1)
+    """Probability with which a training step draws a patient; an epoch has 1 / this steps."""
+    delta: float = option(0.001, above=0, high=0.1)
+    """δ: chance that the bound ε does not hold; well below 1 / number of training patients."""
+    max_epsilon: float = option(10.0, above=0, high=1e9)
+    """Highest ε of all runs of the site together; the site trains no more beyond it."""
+
+    @property
+    def on(self) -> bool:
+        """Whether the site trains with noise."""
+        return self.noise_multiplier > 0
+
+    def steps(self, epochs: int) -> int:
+        """Return the number of training steps of some epochs."""
+        return max(1, round(epochs / self.sampling_rate))
 
 
 @dataclass(frozen=True)
@@ -86,6 +112,7 @@ class SiteSettings:
     max_change: float = option(0.0, low=0, high=1_000_000)
     """How far what the site is sent may be from what it trained last, as a multiple of how far that
     is from the base; 0 for any distance."""
+    privacy: PrivacySettings = field(default_factory=PrivacySettings)
 
     @classmethod
     def from_node(cls, node: Mapping[str, Value], source: str = "node config") -> "SiteSettings":

@@ -1,7 +1,7 @@
 """A site of a run: its cases, its base model, and how it trains and scores."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import chain
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from monai.networks.nets import BasicUNet
 from cardiac.datasets import Case, group_by_site, read_cases
 from cardiac.evaluation import Scores, evaluate, present
 from cardiac.preprocessing import Volume, load_volume, volumes
+from cardiac.private_training import PrivateTrainer
 from cardiac.splits import (
     SPLITS,
     Cohorts,
@@ -24,6 +25,7 @@ from cardiac.training import Trainer, training_slices
 from client_app import demo, prepared
 from client_app.assembly import State
 from client_app.memory import Memory, memory_folder
+from client_app.privacy import PrivacyLedger
 from client_app.settings import SiteSettings
 from common import lora
 from common.adapter import Adapter
@@ -83,6 +85,7 @@ class Site:
                 f"{settings.cohorts().val} of the {len(self.patients('val'))} validation patients"
             )
         self.slices = training_slices(self.volumes["train"])
+        self.by_patient = [training_slices(found) for found in self._by_patient()]
         self.base_sha256 = file_sha256(self.base_model)
 
     def _load(self, cases: list[Case], cache: Path) -> list[Volume]:
@@ -101,6 +104,12 @@ class Site:
                 having[structure].add(case.patient)
         least = self.settings.cohorts().val
         return np.array([len(patients) < least for patients in having])
+
+    def _by_patient(self) -> Iterable[list[Volume]]:
+        found: dict[str, list[Volume]] = {}
+        for case, volume in zip(self.cases["train"], self.volumes["train"], strict=True):
+            found.setdefault(case.patient, []).append(volume)
+        return found.values()
 
     def describe(self) -> Description:
         """Return what the site tells the server about itself.
@@ -140,26 +149,60 @@ class Site:
         """Train a state's adapter or weights for the run's local epochs on the training slices.
 
         What the state folds stays as it is. The round seeds the order of the slices and their
-        augmentation, and decides which factors train.
+        augmentation, and decides which factors train. With differential privacy the operating
+        system's generator takes the seed's place, and no loss is reported.
+
+        Raises
+        ------
+        LimitError
+            The training would spend more privacy than the site allows.
         """
         started = time.monotonic()
         model = self.network(state)
         whole = isinstance(state.parameters, Weights)
-        method, settings = self.config.method, self.config.train
+        method = self.config.method
         start_dice = self._score(model, "val").mean_dice if method.rates_start else None
         if whole:
             model.requires_grad_(True)
         else:
             lora.train_only(model, method.trained(server_round))
-        trainer = Trainer(model, settings, settings.learning_rate, proximal=settings.proximal)
-        loss = 0.0
-        for epoch in range(settings.local_epochs):
-            seed = derive_seed(self.config.seed, self.name, server_round, epoch)
-            loss = trainer.epoch(self.slices, seed)
+        if self.settings.privacy.on:
+            told = self._train_privately(model)
+        else:
+            told = {"loss": self._train(model, server_round)}
         seconds = time.monotonic() - started
         own_dice = self._score(model, "val").mean_dice if method.rates_own else None
         result = _weights(model) if whole else lora.get_adapter(model)
-        return Update(result, len(self.slices), loss, seconds, start_dice, own_dice)
+        return Update(
+            result, len(self.slices), seconds, start_dice=start_dice, local_dice=own_dice, **told
+        )
+
+    def _train(self, model: BasicUNet, server_round: int) -> float:
+        """Train what requires a gradient, in place; return the last epoch's loss."""
+        settings, loss = self.config.train, 0.0
+        trainer = Trainer(model, settings, settings.learning_rate, proximal=settings.proximal)
+        for epoch in range(settings.local_epochs):
+            seed = derive_seed(self.config.seed, self.name, server_round, epoch)
+            loss = trainer.epoch(self.slices, seed)
+        return loss
+
+    def _train_privately(self, model: BasicUNet) -> dict[str, float]:
+        """Train as :meth:`_train` with differential privacy; return the ε and δ spent in all."""
+        settings, privacy = self.config.train, self.settings.privacy
+        steps = privacy.steps(settings.local_epochs)
+        cache_dir = self.config.path(self.config.data.cache_dir)
+        spent = PrivacyLedger(cache_dir, self.name, privacy).spend(steps)
+        trainer = PrivateTrainer(
+            model,
+            settings,
+            settings.learning_rate,
+            noise_multiplier=privacy.noise_multiplier,
+            clip_norm=privacy.clip_norm,
+            sampling_rate=privacy.sampling_rate,
+            proximal=settings.proximal,
+        )
+        trainer.train(self.by_patient, steps)
+        return {"epsilon": spent, "delta": privacy.delta}
 
     def score(self, state: State, split: Split, *, hd95: bool = False) -> Scores:
         """Return a state's scores on a split of the site's own patients."""

@@ -9,11 +9,14 @@ import json
 import secrets
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from logging import ERROR
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
 from flwr.app import Context, Message, RecordDict
+from flwr.common import log
 
 # Read "key=value" pairs, and the app's own configuration, as Flower's commands do
 from flwr.common.config import get_fused_config_from_dir, get_project_config, parse_config_args
@@ -51,8 +54,12 @@ from flwr.supercore.inflatable.inflatable_object import (
 # Puts a message together from its objects
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
-# Add Flower's version, and the token of a task, to a request
-from flwr.supercore.interceptors import RuntimeTokenHttpInterceptor, RuntimeVersionHttpInterceptor
+# Add Flower's version, the token of a task, or a signature to a request
+from flwr.supercore.interceptors import (
+    RuntimeTokenHttpInterceptor,
+    RuntimeVersionHttpInterceptor,
+    SuperExecAuthHttpInterceptor,
+)
 
 # What Flower knows about a run; the exception in the ServerApp of a run that somebody stopped
 from flwr.supercore.run import Run, RunNotRunningException
@@ -63,6 +70,8 @@ from flwr.supercore.runtime import RuntimeHttpClient
 # The task, run and node that this process works for; messages can be made only when it is set
 from flwr.supercore.task_identity import TaskIdentity
 
+from common.text import clean
+
 if TYPE_CHECKING:
     from flwr.serverapp import Grid
 
@@ -70,6 +79,7 @@ __all__ = [
     "SUPERLINK_NODE_ID",
     "EngineError",
     "HeartbeatSender",
+    "Lock",
     "Run",
     "RunNotRunningException",
     "RuntimeHttpClient",
@@ -101,22 +111,51 @@ class TooLargeError(Exception):
     """An answer of the SuperLink is larger than the caller takes; it was not read."""
 
 
+MOST_OBJECTS = 1000
+MOST_BYTES = 2**32
+"""Most objects and bytes of a message that are read; a request of any run has far fewer."""
+ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
+"""The one request of the Runtime API that needs the secret instead of a task's token."""
+
+
+@dataclass(frozen=True)
+class Lock:
+    """What only a SuperNode and its app know of the port between them."""
+
+    certificate: bytes
+    """Certificate of the authority of the SuperNode's certificate, in PEM."""
+    secret: bytes
+    """Signs the app's requests for work."""
+
+
 class EngineError(Exception):
     """A simulation's engine failed; the text says why."""
 
 
-def runtime_client(address: str, token: str = "") -> RuntimeHttpClient:
+def runtime_client(address: str, token: str = "", lock: Lock | None = None) -> RuntimeHttpClient:
     """Return a client of the Runtime API of a SuperNode on this machine.
 
-    ``address`` is ``host:port``; ``token`` is that of the task that the requests are about, or
-    empty.
+    Parameters
+    ----------
+    address
+        ``host:port``.
+    token
+        That of the task that the requests are about, or empty.
+    lock
+        How the SuperNode and its app know each other; None for a port without TLS.
     """
-    version = RuntimeVersionHttpInterceptor("rate-my-lora")
+    interceptors: list[Any] = [RuntimeVersionHttpInterceptor("rate-my-lora")]
+    if token:
+        interceptors.append(RuntimeTokenHttpInterceptor(token))
+    if lock is not None:
+        interceptors.append(
+            SuperExecAuthHttpInterceptor(master_secret=lock.secret, protected_methods=[ACQUIRE])
+        )
     return RuntimeHttpClient.from_server_address(
         address,
-        insecure=True,
-        root_certificates=None,
-        interceptors=[version, RuntimeTokenHttpInterceptor(token)] if token else [version],
+        insecure=lock is None,
+        root_certificates=None if lock is None else lock.certificate,
+        interceptors=interceptors,
     )
 
 
@@ -132,10 +171,82 @@ def is_waited_for(client: RuntimeHttpClient) -> bool:
 
 
 def pull_task(client: RuntimeHttpClient) -> tuple[Message, Context, Run]:
-    """Return the message, the context and the run of a task; the code that came is dropped."""
-    from flwr.supernode.runtime.run_clientapp import pull_task_input  # noqa: PLC0415
+    """Return the message, the context and the run of a task; the code that came is dropped.
 
-    message, context, run, _ = pull_task_input(client)
+    Content that is no message, or too large for one, is logged and left out.
+    """
+    # Read what came with a task
+    from flwr.common.serde import (  # noqa: PLC0415
+        context_from_proto,
+        message_from_proto,
+        run_from_proto,
+    )
+
+    # Says that a message came
+    from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest  # noqa: PLC0415
+
+    # Says which node asks
+    from flwr.proto.node_pb2 import Node  # noqa: PLC0415
+
+    # Ask for a task's run, and for its message
+    from flwr.proto.runtime_pb2 import (  # noqa: PLC0415
+        PullAppMessagesRequest,
+        PullTaskInputRequest,
+    )
+
+    # Names the objects of a message
+    from flwr.supercore.inflatable.inflatable_object import (  # noqa: PLC0415
+        iterate_object_tree,
+    )
+
+    # Asks for an object
+    from flwr.supercore.inflatable.inflatable_protobuf_utils import (  # noqa: PLC0415
+        make_pull_object_fn_protobuf,
+    )
+
+    # Ask for objects until the SuperNode has them, and make a message of them
+    from flwr.supercore.inflatable.inflatable_utils import (  # noqa: PLC0415
+        inflate_object_from_contents,
+        pull_objects,
+    )
+
+    task = client.PullTaskInput(PullTaskInputRequest())
+    context, run = context_from_proto(task.context), run_from_proto(task.run)
+    TaskIdentity.task_id, TaskIdentity.run_id = task.task_id, run.run_id
+    TaskIdentity.node_id = context.node_id
+    pulled = client.PullMessages(PullAppMessagesRequest())
+    message, tree = message_from_proto(pulled.messages_list[0]), pulled.message_object_trees[0]
+    message.metadata.__dict__["_message_id"] = tree.object_id
+    node, left = Node(node_id=context.node_id), MOST_BYTES
+    pull = make_pull_object_fn_protobuf(client.PullObject, node, context.run_id)
+
+    def bounded(object_id: str) -> bytes:
+        nonlocal left
+        content = pull(object_id)
+        left -= len(content)
+        if left < 0:
+            raise ValueError(f"more than {MOST_BYTES} bytes")
+        return content
+
+    try:
+        ids = [found.object_id for found in iterate_object_tree(tree)]
+        if len(ids) > MOST_OBJECTS:
+            raise ValueError(f"{len(ids)} objects, expected at most {MOST_OBJECTS}")
+        inflated = inflate_object_from_contents(tree.object_id, pull_objects(ids, bounded))
+        if not isinstance(inflated, Message):
+            raise TypeError(f"found a {type(inflated).__name__}")
+        message.content = inflated.content
+    except httpx.HTTPError:  # of the SuperNode
+        raise
+    except Exception as error:  # hostile bytes raise anything
+        log(ERROR, "a message cannot be read: %s", clean(error))
+        if not message.has_error():
+            message.content = RecordDict()
+    client.ConfirmMessageReceived(
+        ConfirmMessageReceivedRequest(
+            node=node, run_id=context.run_id, message_object_id=tree.object_id
+        )
+    )
     return message, context, run
 
 

@@ -57,6 +57,7 @@ LONGEST_MM = 10_000
 CANNOT = "the site failed; its own log says why"
 UNEXPECTED = "unexpected error; the site's own log says where"
 REFUSED = "the site's egress guard refused the reply"
+SPENT = "this site has spent its privacy budget"
 TOO_FEW = "this site has fewer patients than it requires behind each number that leaves it"
 OTHER_NETWORK = "the run is for another network than this site's base model"
 MEMORY = "the run needs more memory or disk than this site allows"
@@ -79,7 +80,8 @@ NUMBERED = (
     NOT_HELD + r"(the \d+ merges so far|its factors of round \d+)",
 )
 FIXED = (
-    CANNOT, UNEXPECTED, REFUSED, TOO_FEW, OTHER_NETWORK, MEMORY, NOT_APPROVED, ANSWERED, TOO_FAR,
+    CANNOT, UNEXPECTED, REFUSED, SPENT, TOO_FEW, OTHER_NETWORK, MEMORY, NOT_APPROVED, ANSWERED,
+    TOO_FAR,
 )  # fmt: skip
 SENTENCES = re.compile("|".join((*map(re.escape, FIXED), *NUMBERED)))
 """The only sentences in which a site says what is wrong; its own log names files and patients."""
@@ -325,14 +327,19 @@ class Update(Reply):
     """The trained adapter or weights; the method decides which part of an adapter is sent."""
     examples: int = option(key="num-examples", low=1)
     """Slices in the training split."""
-    loss: float = option()
-    """Mean training loss of the last epoch."""
     seconds: float = option()
     """Duration of the training, in seconds."""
+    loss: float | None = option(None)
+    """Mean training loss of the last epoch; a site that trains with differential privacy sends
+    none."""
     start_dice: float | None = option(None, low=0, high=1)
     """Validation Dice of what training started from, where the run asks for it."""
     local_dice: float | None = option(None, low=0, high=1)
     """Validation Dice of what training gave, where the run asks for it."""
+    epsilon: float | None = option(None, low=0, high=1e9)
+    delta: float | None = option(None, low=0, high=1)
+    """What the site's runs have spent of its privacy in all, this round included, where it trains
+    with differential privacy."""
 
     def to_record(self, halves: Iterable[Half] = BOTH) -> RecordDict:
         """Return the message's content, with these halves of the factors or all weights."""

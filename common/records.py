@@ -50,7 +50,7 @@ def _safetensors(tensors: Mapping[str, Tensor]) -> list[bytes | memoryview]:
     listed, parts, start = {}, [], 0
     for name, value in sorted(tensors.items()):
         if value.numel():
-            parts.append(memoryview(value.detach().cpu().contiguous().numpy()).cast("B"))
+            parts.append(value.detach().cpu().contiguous().numpy().data.cast("B"))
         end = start + 4 * value.numel()
         offsets = [start, end]
         listed[name] = {"dtype": "F32", "shape": [*value.shape], "data_offsets": offsets}

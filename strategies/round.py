@@ -56,9 +56,10 @@ class Round:
         self.updates = updates
         self.used = {name: update.parameters for name, update in updates.items()}
         for name, update in updates.items():
-            found.note(name, examples=update.examples, loss=update.loss, train_s=update.seconds)
-            rated = {"local": update.local_dice, "start": update.start_dice}
-            found.note(name, **{key: dice for key, dice in rated.items() if dice is not None})
+            found.note(name, examples=update.examples, train_s=update.seconds)
+            told = {"loss": update.loss, "local": update.local_dice, "start": update.start_dice}
+            told |= {"epsilon": update.epsilon, "delta": update.delta}
+            found.note(name, **{key: value for key, value in told.items() if value is not None})
             if update.start_dice is not None and self.method.previous == "penalised":
                 self.state.previous[name] = update.start_dice
         start = self.state.parameters
@@ -118,7 +119,7 @@ class Round:
         """Return the merge with these masses, or None where the sites could not use it."""
         try:
             merged = self._merge(masses)
-        except torch.linalg.LinAlgError:  # values so far apart have no decomposition
+        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # values so far apart have no decomposition
             return None
         return merged if usable.is_usable(merged, self.state.folded) else None
 

@@ -85,13 +85,13 @@ class Hospital:
         }
         if "approve" in {field.name for field in fields(SiteSettings)}:
             self.node.setdefault("approve", "any")
-        self.flower_run, self.run_id = 1, "run 1"
+        self.flower_run, self.run_id = 1, "run1"
         open_site.cache_clear()
 
     def new_run(self) -> None:
         """Let all that follows belong to another run."""
         self.flower_run += 1
-        self.run_id = f"run {self.flower_run}"
+        self.run_id = f"run{self.flower_run}"
 
     def context(self) -> Context:
         """Return what Flower hands to the app."""
@@ -139,18 +139,9 @@ class Hospital:
         """Return the site's answer to a message, as `join` gives it."""
         return answer(message, self.context())
 
-    def ask(
-        self,
-        kind: str,
-        adapter: Adapter | None = None,
-        *,
-        server_round: int | None = None,
-        arrays: Mapping[str, ArrayRecord] | None = None,
-        **config: object,
-    ) -> Message:
+    def ask(self, kind: str, adapter: Adapter | None = None, /, **more: Any) -> Message:
         """Send what :meth:`message` returns."""
-        made = self.message(kind, adapter, server_round=server_round, arrays=arrays, **config)
-        return self.send(made)
+        return self.send(self.message(kind, adapter, **more))
 
     def log(self) -> list[dict[str, Any]]:
         """Return the lines of the audit log."""

@@ -130,6 +130,7 @@ def test_training_sends_factors_and_three_numbers(
     trained = result.parameters.tensors()
     assert all(torch.equal(sent[k], trained[k]) for k in trained)
     assert metrics(content)["num-examples"] == result.examples
+    assert result.loss is not None
     assert metrics(content)["loss"] == round(result.loss, 3)
 
 

@@ -69,9 +69,8 @@ class Hospital:
         others: int = 0,
         **keys: Value,
     ) -> RecordDict:
-        flat = {"features": FEATURES, "rounds": 9} | {
-            k.replace("_", "-"): v for k, v in keys.items()
-        }
+        flat: dict[str, Value] = {"features": FEATURES, "rounds": 9}
+        flat |= {k.replace("_", "-"): v for k, v in keys.items()}
         arrays = None if adapter is None else records.adapter_to_record(adapter)
         made = messages.REQUESTS[kind](
             RunConfig.from_flat(flat),
@@ -121,7 +120,7 @@ def test_the_identical_request_gets_the_same_bytes(hospital: Hospital, adapter: 
     assert len(set(first)) == hospital.served == len(requests)
     resumed: dict[str, Value] = {"resume": True, "run_dir": "/elsewhere", "threads": 2}
     for keys in ({"rounds": 2}, {"rounds": 2, **resumed}):
-        again = [hospital.send(*request, **keys).object_id for request in requests]  # type: ignore[arg-type]
+        again = [hospital.send(*request, **keys).object_id for request in requests]
         assert again == first
     assert hospital.served == len(requests)
 
@@ -272,7 +271,7 @@ def test_a_site_describes_itself_once_in_a_run(hospital: Hospital) -> None:
 
 def test_a_stored_reply_is_read_as_it_was(tmp_path: Path, adapter: Adapter) -> None:
     reply = Update(adapter, 9, 0.1, 2.0, 1 / 3).to_record()
-    reply["metrics"]["undefined"] = math.nan  # type: ignore[index]
+    reply.metric_records["metrics"]["undefined"] = math.nan
     save_reply(tmp_path / "reply.safetensors", reply)
     found = load_reply(tmp_path / "reply.safetensors")
     assert found.object_id == reply.object_id

@@ -74,7 +74,7 @@ def test_replies_come_back(make_adapter: MakeAdapter) -> None:
         assert messages.Validation.from_record(validation.to_record(), len(others)) == validation
     scores = messages.TestScores(2, dict.fromkeys(messages.SCORES, 0.5))
     assert messages.TestScores.from_record(scores.to_record()) == scores
-    update = messages.Update(make_adapter(3), 9, 0.5, 1.0, 0.25, 0.75)
+    update = messages.Update(make_adapter(3), 9, 1.0, 0.5, 0.25, 0.75)
     kept = Weights()
     back = messages.Update.from_record(update.to_record(), lambda _: kept)
     for field in fields(update)[1:]:

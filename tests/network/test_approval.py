@@ -44,7 +44,7 @@ def story(site_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         base = site_data / "base.safetensors"
         hospitals.join(ASKED, site_data / "mnms2", base, approve="ask")
         hospitals.join(ANYONE, site_data / "mnms2", base, approve="any")
-        statuses = []
+        statuses: list[Status] = []
         for again in (False, True):
             hospitals.start_run(config)
             statuses.append(wait_for_waiting(hospitals, run_dir, statuses))

@@ -52,6 +52,24 @@ def test_one_that_lived_for_long_is_always_started_again(
     assert starts.read_text() == "xxxxx"
 
 
+def test_what_ends_supernodes_quickly_does_not_end_a_site_that_was_connected(
+    connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts, clock, pauses = tmp_path / "starts", iter((0.0, 99.0)), []
+
+    def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 8:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(supernode, "PAUSE_S", 1.0)
+    time = SimpleNamespace(monotonic=lambda: next(clock, 99.0), sleep=sleep)
+    monkeypatch.setattr(supernode, "time", time)
+    with pytest.raises(KeyboardInterrupt):
+        _stay(connection, [sys.executable, "-c", COUNT, str(starts)], str(tmp_path))
+    assert pauses == [1, 1, 1, 1, 1, 1, 2, 2]
+
+
 def client(beat: Callable[[], bool]) -> RuntimeHttpClient:
     """Return a client of a SuperNode that answers heartbeats by ``beat``."""
 

@@ -3,12 +3,14 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
 
 from common.adapter import load_adapter
 from common.errors import UserError
+from common.options import Value
 from common.text import is_name
 from results.run_reader import read_run
 from server_app.run_dir import RunDir
@@ -47,7 +49,7 @@ def test_every_name_takes_part_or_is_refused(
     tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     run_dir = tmp_path / "a" / "run"
-    keys = {"rounds": 1, "keep-updates": "all"}
+    keys: dict[str, Value] = {"rounds": 1, "keep-updates": "all"}
     with caplog.at_level("WARNING", logger="flwr"):
         ended = federate(three(name=name), run_dir, plots=is_name(name), **keys)
     assert ended.error is None
@@ -65,7 +67,7 @@ def test_every_name_takes_part_or_is_refused(
 
 
 def test_a_second_run_in_the_folder_is_turned_away_and_the_first_goes_on(tmp_path: Path) -> None:
-    second = []
+    second: list[Any] = []
 
     class Starter(FakeSite):
         def _content(self, request):  # type: ignore[no-untyped-def]

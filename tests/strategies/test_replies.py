@@ -240,7 +240,7 @@ def test_an_update_without_metrics_is_refused() -> None:
         read_update(reply(adapter=records.adapter_to_record(GOOD)), reader(2))
 
 
-@pytest.mark.parametrize("key", list(NUMBERS))
+@pytest.mark.parametrize("key", ["num-examples", "seconds"])
 def test_every_number_is_needed(key: str) -> None:
     numbers = {k: v for k, v in NUMBERS.items() if k != key}
     message = reply(adapter=records.adapter_to_record(GOOD), metrics=MetricRecord(numbers))

@@ -16,6 +16,7 @@ from strategies.roster import ASK_AGAIN_S, ASK_APPROVAL_S, MEET_S
 from tests.strategies.fakes import (
     FakeGrid,
     FakeSite,
+    Fault,
     Outcome,
     go_on,
     make_config,
@@ -219,11 +220,16 @@ def test_after_that_the_least_number_of_sites_is_enough_and_a_late_approval_join
 ) -> None:
     late = FakeSite("Philips", 20, faults={(0, DESCRIBE): unapproved})
     grid = PatientGrid(nodes(*two_sites(), late), clock)
+
+    def approve() -> None:
+        late.faults.clear()
+        clock.now += ASK_APPROVAL_S[1]
+
     outcome = prepare(
         make_config(sites=3, approval_wait_s=600, rounds=4),
         events={
             1: lambda: setattr(clock, "now", clock.now + ASK_APPROVAL_S[1]),
-            2: lambda: (late.faults.clear(), setattr(clock, "now", clock.now + ASK_APPROVAL_S[1])),
+            2: approve,
         },
     )
     go_on(outcome, grid)
@@ -245,7 +251,7 @@ def test_a_run_that_too_few_approve_says_who_has_not(clock: SimpleNamespace) -> 
 
 
 def test_an_approval_that_is_withdrawn_leaves_the_site_out_from_then_on() -> None:
-    faults = {(2, TRAIN): unapproved, (2, VALIDATE): unapproved}
+    faults: dict[tuple[int, str], Fault] = {(2, TRAIN): unapproved, (2, VALIDATE): unapproved}
     grid = FakeGrid(nodes(*two_sites(), FakeSite("Philips", 20, faults=faults)))
     outcome = play(make_config(sites=3), grid)
     assert outcome.refused(2)["Philips", "train"] == NOT_APPROVED

@@ -23,7 +23,7 @@ def sent(state: RunState, **facts: float) -> dict[str, Update]:
     start = state.parameters
     assert isinstance(start, Adapter)
     dice: dict[str, Any] = {"start_dice": None, "local_dice": None, **facts}
-    return {site: Update(trained(site, 1, start), 10, 0.5, 1.0, **dice) for site in SITES}
+    return {site: Update(trained(site, 1, start), 10, 1.0, 0.5, **dice) for site in SITES}
 
 
 def begin(config: RunConfig) -> tuple[Round, RunState]:
@@ -84,7 +84,7 @@ def test_what_screening_leaves_out_is_refused_and_not_merged() -> None:
     honest = trained("GE", 1, start)
     agreeing = {"GE": honest, "Philips": honest, "Siemens": turned(honest)}
     for site, adapter in agreeing.items():
-        updates[site] = Update(adapter, 10, 0.5, 1.0, None, None)
+        updates[site] = Update(adapter, 10, 1.0, 0.5, None, None)
     found = this.screen(updates)
     assert [(r["site"], r["phase"]) for r in found.refused] == [("Siemens", "merge")]
     assert found.sites["Siemens"]["agreement"] == pytest.approx(-1)

@@ -20,6 +20,7 @@ from tests.strategies.fakes import (
     SHAPES,
     FakeGrid,
     FakeSite,
+    Fault,
     go_on,
     make_config,
     nodes,
@@ -114,6 +115,7 @@ def test_nothing_is_folded_twice_after_a_dropped_round(dropped: int) -> None:
     """Who trained in it holds what was folded before, and is sent all of it again."""
     config = make_config(merge="fold")
     state = RunState.initial(config, SHAPES)
+    assert isinstance(state.parameters, Adapter)
     update = Update(random_adapter(1, 4, scale=state.parameters.scale), 10, 0.5, 0.0)
     delivery, merges = Delivery(config, state, 4), 0
     for number in range(1, 4):
@@ -163,7 +165,9 @@ def test_the_message_of_a_site_that_is_mute_costs_ever_fewer_time_outs() -> None
     def mute(_message: Message, _reply: Message) -> None:
         return None
 
-    faults = {(t, kind): mute for t in range(21) for kind in (messages.TRAIN, messages.VALIDATE)}
+    faults: dict[tuple[int, str], Fault] = {
+        (t, kind): mute for t in range(21) for kind in (messages.TRAIN, messages.VALIDATE)
+    }
     found = [FakeSite("A"), FakeSite("B"), FakeSite("Z", faults=faults)]
     grid = FakeGrid(nodes(*found))
     outcome = play(make_config(rounds=20), grid)

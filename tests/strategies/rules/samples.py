@@ -21,7 +21,7 @@ OWN: Adapter = random_adapter(0, 2)
 def updates(start: float = 0.5, **own: float) -> dict[str, Update]:
     """Return a training reply of every site; ``own`` is the Dice of single sites' adapters."""
     dice = {**dict.fromkeys(SITES, 0.5), **own}
-    return {site: Update(OWN, 10, 0.5, 1.0, start, dice[site]) for site in SITES}
+    return {site: Update(OWN, 10, 1.0, 0.5, start, dice[site]) for site in SITES}
 
 
 def rated(*dice: tuple[float, ...]) -> dict[str, Validation]:
