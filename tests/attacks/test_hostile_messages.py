@@ -12,8 +12,7 @@ import httpx
 import numpy as np
 import pytest
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
-from flwr.app.error import Error
+from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.common import Array
 
 from client_app import envelope, runner, site
@@ -226,12 +225,13 @@ def test_a_rank_below_zero_is_no_way_round_the_limit(hospital: Hospital) -> None
 
 
 def test_spacings_do_not_fill_the_disk(hospital: Hospital) -> None:
-    """Request after request with another spacing fills the site's disk with volumes."""
+    """Run after run with another spacing fills the site's disk with volumes."""
     root = hospital.cache / "volumes"
     root.mkdir(parents=True)
     (root / "0123.pt").write_bytes(bytes(1000))
     for spacing in (4.0, 4.001, 4.002, 4.003, 4.0):
         assert not refusal(hospital.ask(messages.DESCRIBE, **{"spacing-mm": spacing}))
+        hospital.new_run()
         newest = root / f"{spacing}-mm"
         kept = sorted(path.name for path in root.iterdir())
         assert newest.name in kept
