@@ -21,7 +21,7 @@ from common.config import RunConfig
 from common.console import console
 from common.errors import UserError
 from common.files import write_text
-from common.messages import NOT_APPROVED, Request
+from common.messages import NOT_APPROVED, SERVER, Request
 from common.method import Half
 from common.model import file_sha256, skeleton, weight_shapes
 from common.options import Value, option, parse
@@ -32,7 +32,6 @@ COVERED = ("result", "length")
 """What the keys affect that an approval covers; see ``common.options.AFFECTS``."""
 MOST_PENDING = 100
 """Runs that are kept for a decision; the oldest is forgotten when one more asks."""
-RUN_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 CODE = re.compile(r"[0-9a-f]{16}")
 
 _shown: set[str] = set()  # codes of the runs that this process printed
@@ -60,8 +59,8 @@ class Proposal:
     @classmethod
     def of(cls, request: Request, base_sha256: str) -> "Proposal":
         """Return what a request's run asks for; ``base_sha256`` is that of the site's own base."""
-        if not RUN_ID.fullmatch(request.run_id):
-            raise UserError("message from the server: run-id: expected up to 64 letters and digits")
+        if not text.is_name(request.run_id):
+            raise UserError(f"{SERVER}: run-id: expected up to {text.NAME_LENGTH} letters")
         flat = request.config.to_flat()
         keys = {key: flat[key] for key in sorted(RunConfig.keys_that_affect(*COVERED))}
         keys["base-sha256"] = str(keys["base-sha256"]).lower() or base_sha256

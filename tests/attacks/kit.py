@@ -113,15 +113,16 @@ class Hospital:
         adapter
             Goes with a request to train, validate or test.
         server_round
-            The first round where the kind has one.
+            The first round where the kind has one; for a test the last.
         arrays
             Records beside or in place of the adapter.
         config
             Goes into the message unchecked; underscores stand for hyphens.
         """
-        default = 0 if kind == messages.DESCRIBE else 1
+        plain = RunConfig.from_flat(TINY)
+        default = {messages.DESCRIBE: 0, messages.TEST: plain.federation.rounds}.get(kind, 1)
         made = messages.REQUESTS.get(kind, messages.Describe)(
-            RunConfig.from_flat(TINY),
+            plain,
             self.run_id,
             server_round=default if server_round is None else server_round,
             site_rank=adapter.rank if adapter else 0,

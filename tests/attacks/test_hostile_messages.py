@@ -230,6 +230,7 @@ def test_spacings_do_not_fill_the_disk(hospital: Hospital) -> None:
     root.mkdir(parents=True)
     (root / "0123.pt").write_bytes(bytes(1000))
     for spacing in (4.0, 4.001, 4.002, 4.003, 4.0):
+        hospital.new_run()
         assert not refusal(hospital.ask(messages.DESCRIBE, **{"spacing-mm": spacing}))
         hospital.new_run()
         newest = root / f"{spacing}-mm"

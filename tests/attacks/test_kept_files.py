@@ -102,6 +102,7 @@ def test_a_prepared_volume_is_damaged(hospital: Hospital, case: str) -> None:
         }[case]
     )
     open_site.cache_clear()
+    hospital.new_run()  # in the same run the site repeats what it said
     reply = hospital.ask(messages.DESCRIBE)
     assert refusal(reply) == ""
     assert reply.content.metric_records == before

@@ -73,6 +73,7 @@ def test_no_request_names_the_patients_that_it_is_about(
 def test_no_run_moves_the_split(hospital: Hospital, moved: dict[str, Any]) -> None:
     """A split seed that leaves one patient alone, other columns and axes: nothing changes."""
     described = metrics(hospital.ask(messages.DESCRIBE))
+    hospital.new_run()
     assert metrics(hospital.ask(messages.DESCRIBE, **moved)) == described
     # two frames a patient
     assert described["train-cases"] >= 20
@@ -83,16 +84,17 @@ def test_a_tested_patient_is_never_the_only_validated_one(patients: Path, tmp_pa
     """Adapters that would measure a patient alone in validation: they meet five at least."""
     sealed = Hospital(patients, tmp_path, serves="train,validate")
     counts = set()
-    for number, seed in enumerate((0, alone_in("val"), alone_in("test"))):
+    for seed in (0, alone_in("val"), alone_in("test")):
+        sealed.new_run()
         for label in range(3):
             reply = sealed.ask(
-                messages.VALIDATE, pushed(label), server_round=number * 3 + label + 1,
-                split_seed=seed,
-            )  # fmt: skip
+                messages.VALIDATE, pushed(label), server_round=label + 1, split_seed=seed
+            )
             if not refusal(reply):
                 counts.add(metrics(reply)["num-examples"])
     assert counts
     assert min(counts) >= 10
+    sealed.new_run()
     assert metrics(sealed.ask(messages.DESCRIBE))["test-cases"] == 0
 
 
@@ -121,6 +123,7 @@ def test_every_step_of_training_is_of_all_training_patients(hospital: Hospital) 
     """One step over all slices, which the ranges allow: it is of ten patients at least."""
     described = metrics(hospital.ask(messages.DESCRIBE))
     seed = alone_in("val")
+    hospital.new_run()
     trained = metrics(hospital.ask(messages.TRAIN, start(), split_seed=seed, batch_size=1024))
     assert trained["num-examples"] == described["train-examples"] >= 10 * 2 * 2
 

@@ -54,9 +54,8 @@ class Hospital:
             case messages.Validate():
                 return Validation(dice, 5, (dice,) * len(request.others)).to_record()
             case messages.Test():
-                return messages.TestScores(
-                    5, {"test.dice.mean": dice, "test.hd95_mm.RV": math.nan}
-                ).to_record()
+                scores = {**dict.fromkeys(messages.SCORES, dice), "test.hd95_mm.RV": math.nan}
+                return messages.TestScores(5, scores).to_record()
         return messages.Description("GE", "ab" * 32, self.served).to_record()
 
     def send(
