@@ -33,7 +33,7 @@ from tests.network.world import Federation, federation, refusals, took_part
 
 VENDOR = "SIEMENS"
 FEATURES = (4, 4, 8, 8, 8, 4)
-PATIENTS = 20
+PATIENTS = 6
 ROUND_TIMEOUT_S = 60
 PAUSE_S = (5.0, 25.0)
 """Shortest and longest time between two faults."""

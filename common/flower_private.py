@@ -52,7 +52,10 @@ from flwr.supercore.inflatable.inflatable_object import (
 )
 
 # Puts a message together from its objects
-from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+from flwr.supercore.inflatable.inflatable_utils import (
+    ObjectPushError,
+    inflate_object_from_contents,
+)
 
 # Add Flower's version, the token of a task, or a signature to a request
 from flwr.supercore.interceptors import (
@@ -80,6 +83,7 @@ __all__ = [
     "EngineError",
     "HeartbeatSender",
     "Lock",
+    "ObjectPushError",
     "Run",
     "RunNotRunningException",
     "RuntimeHttpClient",

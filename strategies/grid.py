@@ -10,7 +10,7 @@ from flwr.app import ConfigRecord, Error, Message, RecordDict
 from flwr.serverapp import Grid
 
 from common import flower_private as flower
-from common.flower_private import Run, RuntimeHttpClient, TooLargeError
+from common.flower_private import ObjectPushError, Run, RuntimeHttpClient, TooLargeError
 from common.text import size
 
 SOON_S, LATE_S = 0.05, 3.0
@@ -113,6 +113,8 @@ class SiteGrid(Grid):
         try:
             return next(iter(self._grid.push_messages([message])), "") or ""
         except httpx.HTTPStatusError:  # too large for the SuperLink, or the node is gone
+            return ""
+        except ObjectPushError:  # the site says that it has the message before it is there
             return ""
 
     def _look(self, awaited: _Awaited) -> Message | None:

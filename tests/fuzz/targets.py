@@ -328,7 +328,7 @@ def nifti(folder: Path) -> tuple[Make, Read]:
     return make_either, lambda made: made[1](made[0])
 
 
-@target(waits="prepared volumes get a SHA-256")
+@target()
 def prepared_volumes(folder: Path) -> tuple[Make, Read]:
     """Read prepared volumes: what is broken is made anew, the same as before."""
     case = write_case(folder, size=12, slices=2)

@@ -12,7 +12,7 @@ from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.common import Array
 
 from benchmarks.flower_private import ObjectTree, add_header_to_object_body, get_object_id
-from common.flower_private import TaskIdentity, TooLargeError, _bounded
+from common.flower_private import ObjectPushError, TaskIdentity, TooLargeError, _bounded
 from strategies import grid as grid_module
 from strategies.grid import SiteGrid
 from tests.strategies.fakes import FakeGrid
@@ -223,6 +223,25 @@ def test_any_grid_that_pushes_and_pulls_will_do() -> None:
         2: "its reply has more than 256.0 KiB",
         4: "",
     }
+
+
+def test_a_message_that_the_site_confirms_too_soon_is_not_sent() -> None:
+    """A site says that it has a message while the server still sends its objects."""
+
+    class Hasty(PullingGrid):
+        def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+            (message,) = messages
+            if message.metadata.dst_node_id == 1:
+                raise ObjectPushError("x", 1, "session")
+            return super().push_messages([message])
+
+    def good(request: Message) -> list[Message]:
+        return [Message(RecordDict({"metrics": GOOD}), reply_to=request)]
+
+    grid = SiteGrid(Hasty({2: good}), lambda _: MOST)
+    asked = [request_to(node) for node in (1, 2)]
+    found = {r.metadata.src_node_id: _text(r) for r in grid.send_and_receive(asked, timeout=5)}
+    assert found == {1: "it could not be sent", 2: ""}
 
 
 def test_what_ends_the_run_is_passed_on() -> None:
