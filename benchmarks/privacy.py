@@ -25,7 +25,6 @@ Runs go one by one in this process. A finished run is a line in OUT, and is not 
 import argparse
 import json
 import time
-import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
@@ -70,7 +69,6 @@ LITTLE: dict[str, Value] = {
 """Keys for training with noise, chosen on validation patients: fewer numbers to add noise to."""
 CLIP = 0.25
 """About the median norm of a patient's gradient, by ``LITTLE``; it is 1.5 for all weights."""
-KINDS = [(split, kind) for split in ("val", "test") for kind in ("base", "result")]
 GUESSES = ("loss", "drop", "gradient")
 Found = dict[str, Any]
 Slices = Sequence[dict[str, Tensor]]
@@ -100,6 +98,7 @@ COST = (
 ATTACK = (
     Row("adapters of rank 16", ALONE),
     Row("all weights", WEIGHTS),
+    Row("B of rank 4", {**ALONE, **LITTLE}),
     Row("B of rank 4, σ 1", {**ALONE, **LITTLE}, 1.0, CLIP),
     Row("all weights, σ 1", WEIGHTS, 1.0, 1.5),
 )
@@ -268,20 +267,20 @@ def auc(members: Sequence[float], others: Sequence[float]) -> float:
 
 
 def likelihood(drop: Numbers, member: Numbers) -> Numbers:
-    """Return LiRA's log likelihood ratio by trial and patient, (trials, patients).
+    """Return LiRA's log likelihood ratio, up to a factor, by trial and patient: (trials, patients).
 
-    A trial's own number is left out of the means that it is held against.
+    A trial and the one with the other half are left out of the means that they are held against,
+    so that both means are of as many trials. ``trials`` is even and at least 4.
     """
     found = np.zeros_like(drop)
     for trial in range(len(drop)):
-        other = np.arange(len(drop)) != trial
-        sides = [np.where(member == side, drop, np.nan)[other] for side in (True, False)]
-        with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
-            inside, outside = (np.nanmean(side, axis=0) for side in sides)
-            rest = np.concatenate([sides[0] - inside, sides[1] - outside])
-        variance = np.nanvar(rest)
-        found[trial] = ((drop[trial] - outside) ** 2 - (drop[trial] - inside) ** 2) / variance
-    return np.where(np.isfinite(found), found, 0.0)
+        others = np.arange(len(drop)) // 2 != trial // 2
+        inside, outside = (
+            np.nanmean(np.where(member == side, drop, np.nan)[others], axis=0)
+            for side in (True, False)
+        )
+        found[trial] = (drop[trial] - outside) ** 2 - (drop[trial] - inside) ** 2
+    return found
 
 
 def spread(values: Sequence[float], digits: int = 3) -> str:
@@ -300,18 +299,23 @@ def tables(lines: Sequence[Found], args: argparse.Namespace) -> None:
         spent = found[0]["epsilon"]
         first = [name, str(len(found)), "–" if spent is None else f"{spent:.1f}"]
         if what == "cost":
-            costs.append([*first, *(spread([fmean(f[k][s]) for f in found]) for s, k in KINDS)])
+            gains = (
+                [fmean(f["result"][split]) - fmean(f["base"][split]) for f in found]
+                for split in SPLITS[1:]
+            )
+            tested = [fmean(f["result"]["test"]) for f in found]
+            costs.append([*first, *map(spread, gains), spread(tested)])
         else:
             member = np.array([f["member"] for f in found])
             numbers = {kind: np.array([f[kind] for f in found]) for kind in GUESSES}
-            if len(found) > 2:
-                numbers["likelihood"] = likelihood(numbers["drop"], member)
+            if (even := len(found) // 2 * 2) >= 4:
+                numbers["likelihood"] = likelihood(numbers["drop"][:even], member[:even])
             guesses.append([*first])
             for kind in (*GUESSES, "likelihood"):
                 pairs = zip(numbers.get(kind, ()), member, strict=False)
                 guesses[-1].append(spread([auc(row[m], row[~m]) for row, m in pairs]))
     result = {"lines": list(lines)}
-    head = ("row", "runs", "ε", *(f"{kind}, {split}" for split, kind in KINDS))
+    head = ("row", "runs", "ε", "gain, val", "gain, test", "test Dice")
     publish(f"Three hospitals, δ = {DELTA}: mean Dice", head, costs, result, args.json)
     guess_head = ("row", "runs", "ε", *GUESSES, "likelihood")
     publish("AUC of guessing who trained", guess_head, guesses, result, None)
@@ -327,9 +331,9 @@ def main() -> None:
     options.add_argument("--cache-dir", type=Path, default=Path("runs/cache"))
     options.add_argument("--out", type=Path, default=Path("runs/privacy.jsonl"))
     options.add_argument("--rounds", type=int, default=3)
-    options.add_argument("--seeds", type=int, nargs="*", default=[18, 154])
+    options.add_argument("--seeds", type=int, nargs="*", default=[18, 154, 166])
     options.add_argument("--attack-rounds", type=int, default=4)
-    options.add_argument("--trials", type=int, default=4)
+    options.add_argument("--trials", type=int, default=6)
     options.add_argument("--only", nargs="*", help="rows, by name")
     args = options.parse_args()
     torch.set_num_threads(1)
