@@ -1,12 +1,10 @@
 """``rate-my-lora superlink``: starts the coordinator's SuperLink."""
 
 import os
-import sys
-from pathlib import Path
 
 import typer
 
-from common.flower_environment import environment
+from common.flower_environment import SCRIPTS, environment
 
 
 def superlink(context: typer.Context) -> None:
@@ -14,5 +12,5 @@ def superlink(context: typer.Context) -> None:
 
     Unlike flower-superlink it installs nothing for a run and sends Flower no telemetry.
     """
-    program = str(Path(sys.executable).with_name("flower-superlink"))
+    program = str(SCRIPTS / "flower-superlink")
     os.execve(program, [program, *context.args], environment())  # noqa: S606

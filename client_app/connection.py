@@ -1,7 +1,6 @@
 """A site's TOML file: its settings, and how it connects to its coordinator."""
 
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 
 from client_app.settings import SiteSettings
 from common.errors import UserError
+from common.flower_environment import SCRIPTS
 from common.options import Check, option, parse, read_toml, to_flat
 
 
@@ -64,7 +64,7 @@ class Connection:
 
     def command(self, site: SiteSettings) -> list[str]:
         """Return the command of the SuperNode, with the site's settings as node configuration."""
-        words = [str(Path(sys.executable).with_name("flower-supernode"))]
+        words = [str(SCRIPTS / "flower-supernode")]
         words += ["--superlink", self.superlink, "--isolation", "process"]
         words += ["--host", "127.0.0.1", "--port", str(self.local_port)]
         if self.insecure:
