@@ -3,7 +3,10 @@
 :mod:`common.flower_private` has those that the installed packages use.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 # The command line of `flwr`, and its file of connections
 from flwr.cli.app import app as flwr
@@ -54,7 +57,15 @@ __all__ = [
 ]
 
 
-def link_state(database: Path) -> LinkStateFactory:
-    """Return a factory that opens and migrates a SuperLink's database as a SuperLink does."""
+@contextmanager
+def link_state(database: Path) -> Iterator[LinkStateFactory]:
+    """Yield a factory that opens and migrates a SuperLink's database as a SuperLink does."""
     store = ObjectStoreFactory(str(database))
-    return LinkStateFactory(str(database), NoOpFederationManager(), store)
+    factory = LinkStateFactory(str(database), NoOpFederationManager(), store)
+    try:
+        yield factory
+    finally:  # Flower leaves its connections open
+        parts: tuple[Any, ...] = (factory.state_instance, store.store_instance)
+        for part in parts:
+            if part is not None:
+                part._engine.dispose()
