@@ -3,7 +3,10 @@
 :mod:`common.flower_private` has those that the installed packages use.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 # A message without its content, which is sent as objects
 from flwr.app.message import remove_content_from_message
@@ -116,10 +119,18 @@ __all__ = [
 ]
 
 
-def link_state(database: Path | str = FLWR_IN_MEMORY_DB_NAME) -> LinkStateFactory:
-    """Return a factory that opens and migrates a SuperLink's database as a SuperLink does.
+@contextmanager
+def link_state(database: Path | str = FLWR_IN_MEMORY_DB_NAME) -> Iterator[LinkStateFactory]:
+    """Yield a factory that opens and migrates a SuperLink's database as a SuperLink does.
 
     The default is a database in memory.
     """
     store = ObjectStoreFactory(str(database))
-    return LinkStateFactory(str(database), NoOpFederationManager(), store)
+    factory = LinkStateFactory(str(database), NoOpFederationManager(), store)
+    try:
+        yield factory
+    finally:  # Flower leaves its connections open
+        parts: tuple[Any, ...] = (factory.state_instance, store.store_instance)
+        for part in parts:
+            if part is not None:
+                part._engine.dispose()

@@ -9,9 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from common.flower_environment import SETTINGS
+from common import flower_environment
 
-BIN = Path(sys.executable).parent
 STOP_S = 5.0
 
 
@@ -41,10 +40,8 @@ class Processes:
         home = self.folder / f"home-{name}"
         home.mkdir(exist_ok=True)
         variables = {
-            **os.environ,
+            **flower_environment.environment(),
             "FLWR_HOME": str(home),
-            **SETTINGS,
-            "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
             **(environment or {}),
         }
         prefix = ["ip", "netns", "exec", namespace] if namespace else []

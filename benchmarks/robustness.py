@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import Any
 
 from benchmarks.federation import flower_config
 from benchmarks.shared import copy_app, parser, publish
+from common.flower_environment import SCRIPTS
 from common.options import Value
 from server_app.run_dir import RunDir
 
@@ -101,7 +101,7 @@ def simulate(app: Path, row: Row, args: argparse.Namespace) -> dict[str, Any]:
     }
     resources = json.dumps({"client_resources": {"num_cpus": 1}})
     command = [
-        str(Path(sys.executable).with_name("flower-simulation")),
+        str(SCRIPTS / "flower-simulation"),
         *("--app", str(app), "--num-supernodes", str(len(SITES))),
         *("--run-config", flower_config(keys), "--backend-config", resources),
     ]

@@ -1,12 +1,10 @@
 """``rate-my-lora superlink``: starts the coordinator's SuperLink."""
 
 import os
-import sys
-from pathlib import Path
 
 import typer
 
-from common.flower_environment import UNREGISTERED, environment
+from common.flower_environment import SCRIPTS, UNREGISTERED, environment
 
 
 def superlink(context: typer.Context) -> None:
@@ -14,7 +12,7 @@ def superlink(context: typer.Context) -> None:
 
     Unlike flower-superlink it installs nothing for a run and sends Flower no telemetry.
     """
-    program = str(Path(sys.executable).with_name("flower-superlink"))
+    program = str(SCRIPTS / "flower-superlink")
     variables = environment()
     if not any(word.startswith("--enable-supernode") for word in context.args):
         variables[UNREGISTERED] = "1"

@@ -2,7 +2,6 @@
 
 import json
 import stat
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 
 from client_app.settings import SiteSettings
 from common.errors import UserError
+from common.flower_environment import SCRIPTS
 from common.options import Check, option, parse, read_toml, to_flat
 
 LOOPBACK = "127.0.0.1"
@@ -73,7 +73,7 @@ class Connection:
 
     def command(self, site: SiteSettings) -> list[str]:
         """Return the command of the SuperNode, with the site's settings as node configuration."""
-        words = [str(Path(sys.executable).with_name("flower-supernode"))]
+        words = [str(SCRIPTS / "flower-supernode")]
         words += ["--superlink", self.superlink, "--isolation", "process"]
         words += ["--host", LOOPBACK, "--port", str(self.local_port)]
         if self.insecure:

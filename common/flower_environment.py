@@ -11,6 +11,8 @@ SETTINGS = {
     # Flower would install what the app needs anew for every run
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
 }
+SCRIPTS = Path(sys.executable).parent
+"""Folder of the console commands that Flower and this package install."""
 UNREGISTERED = "RATE_MY_LORA_UNREGISTERED"
 """Set for the server of a run whose SuperLink takes sites without registration, in trials. A site
 then has another key at each start, so no name can belong to a key."""
@@ -25,5 +27,5 @@ def environment() -> dict[str, str]:
     """
     bypass = os.environ.get("no_proxy", os.environ.get("NO_PROXY", ""))
     proxies = ",".join(filter(None, (bypass, *LOOPBACK)))
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    path = f"{SCRIPTS}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     return {**os.environ, **SETTINGS, "NO_PROXY": proxies, "no_proxy": proxies, "PATH": path}

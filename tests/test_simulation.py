@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +14,9 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.processes import family
 from common.adapter import load_adapter
+from common.flower_environment import SCRIPTS
 from common.options import Value
 from server_app.status import read_status
 from tests.conftest import SITE_FEATURES
@@ -47,7 +48,7 @@ def command(data: Path, run_dir: Path, **keys: Value) -> list[str]:
     """Return the command of a small simulation."""
     flat = small_run(data, run_dir, **keys)
     typed = " ".join(f"{key}={json.dumps(value)}" for key, value in flat.items())
-    simulate = str(Path(sys.executable).with_name("flower-simulation"))
+    simulate = str(SCRIPTS / "flower-simulation")
     resources = json.dumps({"client_resources": {"num_cpus": 1}})
     return [simulate, "--app", str(ROOT), "--num-supernodes", "3", "--run-config", typed,
             "--backend-config", resources]  # fmt: skip
@@ -164,12 +165,11 @@ def test_a_users_mistake_ends_in_one_line_and_status_2(site_data: Path, tmp_path
 
 def raylet_of(process: "subprocess.Popen[str]") -> int:
     """Return the process id of the raylet that a simulation has started; 0 before it has."""
-    for path in Path("/proc").glob("[0-9]*"):
+    for member in family(process.pid):
         with suppress(OSError):
-            parent = path.joinpath("stat").read_text("utf-8").rpartition(")")[2].split()[1]
-            program = path.joinpath("cmdline").read_text("utf-8").partition("\0")[0]
-            if int(parent) == process.pid and program.endswith("/raylet"):
-                return int(path.name)
+            program = Path(f"/proc/{member}/cmdline").read_text("utf-8").partition("\0")[0]
+            if program.endswith("/raylet"):
+                return member
     return 0
 
 

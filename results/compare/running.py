@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from common.errors import UserError
+from common.flower_environment import SCRIPTS
 from results.compare.folder import JobFolder
 from results.compare.plan import BASE
 from results.compare.showing import Showing
@@ -142,9 +143,9 @@ class JobRunner:
 
     def _simulation(self, folder: JobFolder) -> list[str]:
         nodes = folder.job.nodes
-        simulate = Path(sys.executable).with_name("flower-simulation")
         return [
-            *(str(simulate), "--app", str(ROOT), "--num-supernodes", str(nodes)),
+            str(SCRIPTS / "flower-simulation"),
+            *("--app", str(ROOT), "--num-supernodes", str(nodes)),
             *("--run-config", str(folder.keys.resolve())),
             *("--backend-config", self.share.backend(nodes)),
         ]

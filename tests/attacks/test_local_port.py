@@ -1,6 +1,5 @@
 """Other users of the hospital's machine find the port between the SuperNode and its app closed."""
 
-import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -13,6 +12,7 @@ from client_app.connection import LOOPBACK
 from client_app.runner import wait_until_ready
 from client_app.supernode import _lock, _supernode
 from common.certificates import make_authority
+from common.flower_environment import SCRIPTS
 from common.flower_private import Lock, acquire_task, runtime_client
 
 
@@ -22,7 +22,7 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Lock]]
     home = tmp_path_factory.mktemp("home")
     lock, words = _lock(home)
     own, away = free_ports(2)
-    command = [str(Path(sys.executable).with_name("flower-supernode")), "--insecure"]
+    command = [str(SCRIPTS / "flower-supernode"), "--insecure"]
     command += ["--superlink", f"{LOOPBACK}:{away}", "--isolation", "process"]
     command += ["--host", LOOPBACK, "--port", str(own), *words]
     with _supernode(command, str(home)) as process:

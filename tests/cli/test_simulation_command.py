@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 import threading
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +13,7 @@ from typer.testing import CliRunner
 
 from cli import simulation
 from common.errors import UserError
+from common.flower_environment import SCRIPTS
 from common.flower_private import EngineError
 from server_app import ray_engine
 from server_app.ray_engine import AGENTS, ENVIRONMENT, LISTEN, RayWatch, ended_process, prepare_ray
@@ -144,7 +144,7 @@ def test_ray_is_given_its_agents_ports(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_it_is_installed() -> None:
-    program = str(Path(sys.executable).with_name("flower-simulation"))
+    program = str(SCRIPTS / "flower-simulation")
     done = subprocess.run([program, "--help"], capture_output=True, text=True, check=False)
     assert done.returncode == 0
     assert "Simulate a federation" in done.stdout

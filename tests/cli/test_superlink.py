@@ -83,25 +83,30 @@ def test_a_database_of_flower_1_26_keeps_its_registered_keys_and_runs(tmp_path: 
         old.executescript(OLD.read_text("utf-8"))
         keys = {row[0] for row in old.execute("SELECT public_key FROM node")}
         (version,) = next(old.execute("SELECT version_num FROM alembic_version"))
-    state = link_state(database).state()
     assert len(keys) == 3
-    assert {node.public_key for node in state.get_node_info()} == keys
-    for node in state.get_node_info():
-        assert state.get_node_id_by_public_key(node.public_key) == node.node_id
-    (run,) = state.get_run_info()
-    assert (run.fab_version, run.status.sub_status) == ("0.1.0", "failed")
+    with link_state(database) as factory:
+        state = factory.state()
+        assert {node.public_key for node in state.get_node_info()} == keys
+        for node in state.get_node_info():
+            assert state.get_node_id_by_public_key(node.public_key) == node.node_id
+        (run,) = state.get_run_info()
+        assert (run.fab_version, run.status.sub_status) == ("0.1.0", "failed")
     with closing(sqlite3.connect(database)) as new:
         assert next(new.execute("SELECT version_num FROM alembic_version")) != (version,)
 
 
 def test_many_may_open_a_superlinks_database_at_once(tmp_path: Path) -> None:
     for number in range(3):
-        database = tmp_path / f"{number}.db"
-        factory, together = link_state(database), Barrier(THREADS)
+        together = Barrier(THREADS)
+        with (
+            link_state(tmp_path / f"{number}.db") as factory,
+            ThreadPoolExecutor(THREADS) as threads,
+        ):
 
-        def first_request(_: int, factory: Any = factory, together: Barrier = together) -> object:
-            together.wait(30)
-            return factory.state().get_run_info()
+            def first_request(
+                _: int, factory: Any = factory, together: Barrier = together
+            ) -> object:
+                together.wait(30)
+                return factory.state().get_run_info()
 
-        with ThreadPoolExecutor(THREADS) as threads:
             assert list(threads.map(first_request, range(THREADS))) == [[]] * THREADS

@@ -18,7 +18,6 @@ from benchmarks.flower_private import (
     TaskType,
     get_all_nested_objects,
     get_object_tree,
-    link_state,
     message_from_proto,
     message_handler,
     message_to_proto,
@@ -41,8 +40,8 @@ CALLS = {
 class SuperLink:
     """A SuperLink with one run; ``grid`` is the grid of the run's ServerApp."""
 
-    def __init__(self) -> None:
-        self.state: Any = link_state().state()
+    def __init__(self, state: Any) -> None:
+        self.state = state
         self.run_id = self.state.create_run(
             *("x/y", "0.1.0", "", {}, NOOP_FEDERATION_ID, None, NOOP_FLWR_AID),
             TaskType.SERVER_APP,

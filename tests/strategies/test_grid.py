@@ -11,7 +11,12 @@ import pytest
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.common import Array
 
-from benchmarks.flower_private import ObjectTree, add_header_to_object_body, get_object_id
+from benchmarks.flower_private import (
+    ObjectTree,
+    add_header_to_object_body,
+    get_object_id,
+    link_state,
+)
 from common.flower_private import ObjectPushError, TaskIdentity, TooLargeError, _bounded
 from strategies import grid as grid_module
 from strategies.grid import SiteGrid
@@ -110,21 +115,20 @@ def request_to(node: int) -> Message:
 
 def replies(clock: SimpleNamespace, *behave: Behave) -> list[str]:
     """Ask an honest site and these; return what the server has of each, "" for a good reply."""
-    superlink = SuperLink()
-    sites = {superlink.connect(str(n)): how for n, how in enumerate([*behave, honest])}
+    with link_state() as database:
+        superlink = SuperLink(database.state())
+        sites = {superlink.connect(str(n)): how for n, how in enumerate([*behave, honest])}
 
-    def act() -> None:
-        for site, how in sites.items():
-            if (request := site.take()) is not None:
-                how(site, request)
+        def act() -> None:
+            for site, how in sites.items():
+                if (request := site.take()) is not None:
+                    how(site, request)
 
-    clock.act = act
-    grid = SiteGrid(superlink.grid, lambda _: MOST)
-    asked = [
-        Message(RecordDict(), dst_node_id=site.node_id, message_type="train") for site in sites
-    ]
-    found = {r.metadata.src_node_id: r for r in grid.send_and_receive(asked, timeout=TIMEOUT_S)}
-    return [_text(found.get(site.node_id)) for site in sites]
+        clock.act = act
+        grid = SiteGrid(superlink.grid, lambda _: MOST)
+        asked = [request_to(site.node_id) for site in sites]
+        found = {r.metadata.src_node_id: r for r in grid.send_and_receive(asked, timeout=TIMEOUT_S)}
+        return [_text(found.get(site.node_id)) for site in sites]
 
 
 def _text(reply: Message | None) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.processes import BIN
+from common.flower_environment import SCRIPTS
 from common.messages import NOT_APPROVED
 from server_app.status import Status, read_status
 from tests.network.world import Federation, federation, refusals, took_part
@@ -53,7 +53,7 @@ def story(site_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         before = hospitals.audited(ASKED)
         (code,) = set(re.findall(r"approve ([0-9a-f]{16})\b", hospitals.running.log(ASKED)))
         file = hospitals.folder / f"{ASKED}.toml"
-        command = [BIN / "rate-my-lora", "approve", code, "--site-file", file]
+        command = [SCRIPTS / "rate-my-lora", "approve", code, "--site-file", file]
         subprocess.run(command, check=True, capture_output=True)
         yield Story(before, statuses, hospitals.wait_for_end(run_dir))
 
