@@ -13,6 +13,7 @@ import typer
 
 from cli.options import run_command
 from common.errors import UserError
+from common.flower_environment import UNREGISTERED
 from common.flower_private import EngineError, parse_config_args, run_simulation
 from server_app.ray_engine import RayWatch, prepare_ray
 
@@ -39,6 +40,7 @@ def simulate(
         raise UserError(f"--app: found no pyproject.toml in {app}, expected the folder of an app")
     if flwr_dir:
         os.environ["FLWR_HOME"] = flwr_dir
+    os.environ[UNREGISTERED] = "1"
     prepare_ray()
     ray = RayWatch()
     threading.Thread(target=ray.watch, daemon=True).start()

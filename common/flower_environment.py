@@ -14,8 +14,8 @@ SETTINGS = {
 SCRIPTS = Path(sys.executable).parent
 """Folder of the console commands that Flower and this package install."""
 UNREGISTERED = "RATE_MY_LORA_UNREGISTERED"
-"""Set for the server of a run whose SuperLink takes sites without registration, in trials. A site
-then has another key at each start, so no name can belong to a key."""
+"""Set for the server of a run whose sites are not registered: a simulation, or a trial whose
+SuperLink takes any site. A site then has another key at each start, so no name can belong to it."""
 LOOPBACK = ("127.0.0.1", "localhost")
 
 
