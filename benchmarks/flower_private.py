@@ -132,5 +132,5 @@ def link_state(database: Path | str = FLWR_IN_MEMORY_DB_NAME) -> Iterator[LinkSt
     finally:  # Flower leaves its connections open
         parts: tuple[Any, ...] = (factory.state_instance, store.store_instance)
         for part in parts:
-            if part is not None:
-                part._engine.dispose()
+            if (engine := getattr(part, "_engine", None)) is not None:  # none in memory
+                engine.dispose()
