@@ -10,7 +10,7 @@ import pytest
 TESTS = Path(__file__).resolve().parents[1]
 PAGE = TESTS.parent / "docs" / "reliability.md"
 COLUMNS = 6
-AT_LEAST = 20
+AT_LEAST = 80
 
 
 def rows() -> list[list[str]]:
