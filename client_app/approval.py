@@ -28,7 +28,7 @@ from common.options import Value, option, parse
 
 PACKAGE = "rate-my-lora"
 APPROVED, WITHDRAWN, PENDING = "approved", "withdrawn", "waits"
-COVERED = ("result", "length")
+COVERED = ("result", "length", "output")
 """What the keys affect that an approval covers; see ``common.options.AFFECTS``."""
 MOST_PENDING = 100
 """Runs that are kept for a decision; the oldest is forgotten when one more asks."""
@@ -230,8 +230,7 @@ def _asks(proposal: Proposal) -> dict[str, str]:
     """Return what a run asks for and what leaves, by topic."""
     config = proposal.config()
     method, federation = config.method, config.federation
-    ranks = [part.rpartition("=")[2].strip() for part in config.model.ranks.split(",")]
-    rank = max((int(part) for part in ranks if part.isdecimal()), default=config.model.rank)
+    rank = config.model.highest_rank()
     trains = "all weights of the network"
     if method.trains == "adapter":
         trains = f"LoRA adapters of rank {rank} at most"

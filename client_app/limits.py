@@ -72,6 +72,9 @@ def check(settings: SiteSettings, request: Request) -> None:
     settings.check(request.kind, request.config, request.site_rank)
     if settings.simulated:
         return
+    rank, most = max(request.site_rank, request.run_rank), request.config.model.highest_rank()
+    if rank > most:  # what the hospital approved says how much leaves
+        raise LimitError(f"rank {rank} is asked, this site allows {most}")
     flat = request.config.to_flat()
     for key, (low, high) in RANGES.items():
         value = flat[key]

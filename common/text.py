@@ -12,7 +12,7 @@ NONE = "–"
 NAME_LENGTH = 100
 """Most letters of a site's name."""
 A_NAME = f"1 to {NAME_LENGTH} printable letters"
-"""What a site's name consists of."""
+"""What a site's name consists of; it neither begins nor ends with a space."""
 TEXT_LENGTH = 300
 """Most letters that are shown of a text from another machine."""
 FORMULA = tuple("=+-@")
@@ -34,7 +34,7 @@ def is_name(text: object) -> TypeGuard[str]:
     """Return whether a text can be the name of a site."""
     return (
         isinstance(text, str)
-        and text.strip() != ""
+        and text == text.strip() != ""
         and len(text) <= NAME_LENGTH
         and text.isprintable()
     )

@@ -171,10 +171,15 @@ class SiteGrid(Grid):
         return self._fitting(awaited.request, reply)
 
     def _fitting(self, request: Message, reply: Message) -> Message:
-        """Return the reply, or an error where it has more bytes than it can rightly have."""
-        if reply.has_error() or _held_bytes(reply.content) <= (most := self._most(request)):
-            return reply
-        return _error(request, f"its reply has more than {size(most)}")
+        """Return the reply, or an error where it has more bytes than it can rightly have.
+
+        Who answers what follows from the request: what the reply says of it is the site's word.
+        """
+        if reply.has_error():
+            return Message(reply.error, reply_to=request)
+        if _held_bytes(reply.content) > (most := self._most(request)):
+            return _error(request, f"its reply has more than {size(most)}")
+        return Message(reply.content, reply_to=request)
 
     def get_node_ids(self) -> Iterable[int]:
         """Return the connected nodes."""

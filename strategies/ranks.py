@@ -21,7 +21,8 @@ def assign_ranks(ranks: str, rank: int, examples: Mapping[str, int]) -> dict[str
         largest size that :func:`strategies.weighting.bounded` does not cut, so that no site lowers
         the others' ranks by saying that it is huge.
         ``16,32,32``: one rank for each site, in the order of their names.
-        ``GE=16,Philips=32,Siemens=32``: ranks by name.
+        ``GE=16,Philips=32,Siemens=32``: ranks by name; a site that is not in the list gets its
+        lowest rank, so that no site ends the run by a name that nobody expected.
     rank
         The highest rank of ``equal`` and ``by-size``.
     examples
@@ -50,9 +51,8 @@ def assign_ranks(ranks: str, rank: int, examples: Mapping[str, int]) -> dict[str
                 f"{sorted(examples)}"
             )
         return dict(zip(sorted(examples), values, strict=True))
-    if missing := sorted(set(examples) - set(listed)):
-        raise UserError(f"ranks: no rank for site {missing[0]!r}; found {sorted(listed)}")
-    return {site: listed[site][0] for site in examples}
+    lowest = min(value for values in listed.values() for value in values)
+    return {site: listed[site][0] if site in listed else lowest for site in examples}
 
 
 def highest_rank(ranks: str, rank: int) -> int:

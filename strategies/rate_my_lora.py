@@ -27,7 +27,7 @@ from flwr.serverapp.strategy import Result, Strategy
 from common import messages, records
 from common.config import RunConfig
 from common.errors import UserError
-from common.messages import R, ReplyError, Request, Update, Validation, read_reply
+from common.messages import ANSWERED, R, ReplyError, Request, Update, Validation, read_reply
 from common.model import skeleton
 from common.options import Value
 from common.weights import Parameters, Weights
@@ -220,8 +220,8 @@ class RateMyLoRA(Strategy):
         updates = self._read("train", replies, read)
         self.state.held.update(dict.fromkeys(updates, number))
         self._put_on_record(self.round.screen(updates))
-        self._require_sites()
         try:
+            self._require_sites()
             merged = self.round.merge()
         except DroppedError as error:
             self.exchange.record.dropped = str(error)
@@ -337,11 +337,19 @@ class RateMyLoRA(Strategy):
         return self._read("validate", replies, lambda _, c: Validation.from_record(c, self._others))
 
     def _require_sites(self) -> None:
-        """Raise UserError when too few sites are left in a round; the saved rounds stay."""
+        """Raise UserError when too few sites are left in a round; the saved rounds stay.
+
+        Raises DroppedError where there are enough with those that answered the round before. So do
+        the sites of a run that went back to an older checkpoint: they answer each round once, and
+        take part again in the first round that is new to them.
+        """
         found, record = len(self.round.used), self.exchange.record
         needed = self.config.federation.min_sites
         if found >= needed:
             return
+        before = sum(r["phase"] == "train" and r["reason"] == ANSWERED for r in record.refused)
+        if found + before >= needed:
+            raise DroppedError(f"{before} sites answered another request for this round before")
         why = "; ".join(f"{r['site']}: {r['reason']}" for r in record.refused)
         raise UserError(
             f"round {record.server_round}: {found} site(s) trained, expected at least min-sites = "

@@ -24,6 +24,8 @@ from strategies.silence import Silences
 from strategies.state import RunState
 
 POLL_S = 1.0
+GONE = (3, 4, 5)
+"""Codes of an error of Flower's: the message, the reply or the node is not there."""
 MEET_S = 30
 """Seconds that a round waits for new nodes to describe themselves."""
 ASK_AGAIN_S = 120.0
@@ -158,7 +160,7 @@ class Roster:
         described: list[Member] = []
         for reply in replies:
             node = reply.metadata.src_node_id
-            if node not in silent:  # the SuperLink's answer for a node that is gone
+            if node not in silent or (reply.has_error() and reply.error.code in GONE):
                 continue
             silent.discard(node)
             try:

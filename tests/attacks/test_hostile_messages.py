@@ -18,7 +18,7 @@ from flwr.common import Array
 from client_app import envelope, runner, site
 from client_app.app import answer
 from common import messages, records
-from common.messages import CANNOT, FIXED, MEMORY, OTHER_NETWORK
+from common.messages import CANNOT, FIXED, MEMORY, NOT_APPROVED, OTHER_NETWORK
 from tests.attacks.kit import RANK, Hospital, refusal, start
 
 
@@ -278,3 +278,20 @@ def test_a_site_without_settings_answers_a_sentence() -> None:
     message = Message(RecordDict({}), dst_node_id=7, message_type="query.x")
     context = Context(1, 7, {"site": "A", "no-such-key": 1}, RecordDict(), {})
     assert refusal(answer(message, context)) == CANNOT
+
+
+@pytest.mark.parametrize("kind", [messages.TRAIN, messages.VALIDATE, messages.TEST])
+def test_a_higher_rank_than_the_run_that_was_approved(hospital: Hospital, kind: str) -> None:
+    """A run of rank 8 at most, as the hospital was shown, asks for an adapter of rank 32."""
+    assert refusal(hospital.ask(messages.DESCRIBE)) == ""
+    reply = hospital.ask(kind, start(32))
+    assert refusal(reply) == "rank 32 is asked, this site allows 8"
+    assert refusal(hospital.ask(kind, start(8))) == ""
+
+
+@pytest.mark.parametrize("keys", [{"local_validation": True}, {"keep_updates": "all"}])
+def test_more_than_the_run_that_was_approved(hospital: Hospital, keys: dict[str, Any]) -> None:
+    """A run asks for one more Dice, or to keep every adapter, after its approval."""
+    assert refusal(hospital.ask(messages.DESCRIBE)) == ""
+    assert refusal(hospital.ask(messages.TRAIN, start(), **keys)) == NOT_APPROVED
+    assert refusal(hospital.ask(messages.TRAIN, start())) == ""

@@ -175,7 +175,7 @@ def test_a_mute_site(tmp_path: Path) -> None:
 
 def test_the_base_is_not_that_of_whoever_sorts_first(tmp_path: Path) -> None:
     """A site with another base file and a name that sorts first cannot make it the run's."""
-    sites = {1: FakeSite(" liar", sha256="b" * 64), 2: FakeSite("GE")}
+    sites = {1: FakeSite("AAA liar", sha256="b" * 64), 2: FakeSite("GE")}
     ended = federate(sites, tmp_path, rounds=1, sites=2, min_sites=1)
     assert "set base-sha256" in str(ended.error)
 
@@ -226,3 +226,41 @@ def test_silence_in_one_kind_of_request(tmp_path: Path, kind: str) -> None:
     ended = federate(three(faults=always(kind, silent)), tmp_path)
     assert ended.error is None
     assert {"A", "B"} <= set(ended.history()[-1]["sites"])
+
+
+def test_a_name_that_no_rank_is_listed_for(tmp_path: Path) -> None:
+    """A site takes a name that the run's list of ranks lacks, so that the run cannot begin."""
+    ended = federate(three(), tmp_path, rounds=1, ranks="A=4,B=2", rank=4)
+    assert ended.error is None
+    ranks = {site: entry["rank"] for site, entry in ended.history()[-1]["sites"].items()}
+    assert ranks == {"A": 4, "B": 2, "Z": 2}
+
+
+@pytest.mark.parametrize("name", ["Z ", " Z", " "])
+def test_an_excluded_name_with_a_space(tmp_path: Path, name: str) -> None:
+    """A site that the run excludes adds a space to its name, by which nobody tells it apart."""
+    ended = federate(three(name=name), tmp_path, rounds=1, exclude="Z")
+    assert ended.error is None
+    assert set(ended.history()[-1]["sites"]) == {"A", "B"}
+
+
+@pytest.mark.parametrize("honest", [True, False])
+def test_every_site_has_answered_the_round_before(tmp_path: Path, *, honest: bool) -> None:
+    """Sites say that they answered another request for a round, as after an older checkpoint."""
+    fault = {(2, messages.TRAIN): says(messages.ANSWERED)}
+    sites = {1: FakeSite("A", faults=fault), 2: FakeSite("B", faults=fault)}
+    sites[3] = FakeSite("Z", faults={} if honest else fault)
+    ended = federate(sites, tmp_path, min_sites=2)
+    assert ended.error is None
+    told = f"{3 - honest} sites answered another request for this round before"
+    assert [line.get("dropped") for line in ended.history()] == [None, None, told, None]
+    assert ended.refused()[2, "A", "train"] == messages.ANSWERED
+    assert set(ended.history()[-1]["sites"]) == {"A", "B", "Z"}
+
+
+def test_too_few_sites_still_end_a_run(tmp_path: Path) -> None:
+    """One site that answered before does not stand for the two that are missing."""
+    faults = [{(2, messages.TRAIN): how} for how in (says(messages.ANSWERED), silent, silent)]
+    sites = {n: FakeSite(name, faults=faults[n]) for n, name in enumerate("ABZ")}
+    ended = federate(sites, tmp_path, min_sites=2)
+    assert "round 2: 0 site(s) trained, expected at least min-sites = 2" in str(ended.error)

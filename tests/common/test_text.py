@@ -34,7 +34,7 @@ def test_names_of_any_script_are_names(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", " ", "A\nB", "a\x7fb", "\u202egp", "x" * (NAME_LENGTH + 1), 3]
+    "name", ["", " ", " A", "A ", "A\nB", "a\x7fb", "\u202egp", "x" * (NAME_LENGTH + 1), 3]
 )
 def test_what_is_no_name(name: object) -> None:
     assert not is_name(name)

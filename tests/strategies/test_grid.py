@@ -14,10 +14,18 @@ from flwr.common import Array
 from benchmarks.flower_private import (
     ObjectTree,
     add_header_to_object_body,
+    get_all_nested_objects,
     get_object_id,
+    get_object_tree,
     link_state,
 )
-from common.flower_private import ObjectPushError, TaskIdentity, TooLargeError, _bounded
+from common.flower_private import (
+    SUPERLINK_NODE_ID,
+    ObjectPushError,
+    TaskIdentity,
+    TooLargeError,
+    _bounded,
+)
 from strategies import grid as grid_module
 from strategies.grid import SiteGrid
 from tests.strategies.fakes import FakeGrid
@@ -109,6 +117,22 @@ def scattered(site: Supernode, request: Message) -> None:
     site.answer(request, RecordDict({"adapter": arrays}))
 
 
+def forged(changes: dict[str, Any]) -> Behave:
+    """Return how a site answers 0.9 in a reply whose own object says other things of itself."""
+
+    def act(site: Supernode, request: Message) -> None:
+        reply = Message(RecordDict({"metrics": MetricRecord({"dice": 0.9})}), reply_to=request)
+        facts = reply.metadata.__dict__
+        before = dict(facts)
+        facts.update(changes)
+        tree, key = get_object_tree(reply), reply.object_id
+        objects = {name: one.deflate() for name, one in get_all_nested_objects(reply).items()}
+        facts.update(before | {"_message_id": key})  # what the SuperLink checks is sound
+        site.send(site.announce(reply, tree), objects)
+
+    return act
+
+
 def request_to(node: int) -> Message:
     return Message(RecordDict(), dst_node_id=node, message_type="train")
 
@@ -167,6 +191,35 @@ def test_a_hostile_reply_is_refused_at_once(
 ) -> None:
     assert replies(clock, how) == [reason, ""]
     assert clock.now < 1
+
+
+@pytest.mark.parametrize("as_superlink", [False, True])
+def test_no_site_answers_for_another(clock: SimpleNamespace, *, as_superlink: bool) -> None:
+    """A reply names its sender and its request in an object that only its sender writes."""
+    with link_state() as database:
+        superlink = SuperLink(database.state())
+        liar, honest_one = superlink.connect("liar"), superlink.connect("honest")
+        taken: dict[int, Message] = {}
+
+        def act() -> None:
+            for site in (honest_one, liar):
+                if (request := site.take()) is not None:
+                    taken[site.node_id] = request
+            if len(taken) == 2:
+                honest(honest_one, taken[honest_one.node_id])
+                claims = {"_src_node_id": SUPERLINK_NODE_ID if as_superlink else honest_one.node_id}
+                other = taken[honest_one.node_id].metadata.message_id
+                forged({**claims, "_reply_to_message_id": other})(liar, taken[liar.node_id])
+                taken.clear()
+
+        clock.act = act
+        grid = SiteGrid(superlink.grid, lambda _: MOST)
+        asked = [request_to(site.node_id) for site in (honest_one, liar)]
+        found = [*grid.send_and_receive(asked, timeout=TIMEOUT_S)]
+    dice = {r.metadata.src_node_id: r.content.metric_records["metrics"]["dice"] for r in found}
+    assert dice == {honest_one.node_id: 0.5, liar.node_id: 0.9}
+    answered = {r.metadata.src_node_id: r.metadata.reply_to_message_id for r in found}
+    assert answered == {m.metadata.dst_node_id: m.metadata.message_id for m in asked}
 
 
 def test_a_large_body_is_not_read() -> None:

@@ -44,6 +44,10 @@ def test_pairs_go_by_name_and_may_name_sites_that_are_not_there() -> None:
     assert found == {"GE": 16, "Philips": 8, "Siemens": 32}
 
 
+def test_a_site_that_the_list_lacks_gets_its_lowest_rank() -> None:
+    assert assign_ranks("GE=16,Canon=4", 8, EXAMPLES) == {"GE": 16, "Philips": 4, "Siemens": 4}
+
+
 def test_a_name_may_contain_an_equals_sign() -> None:
     assert assign_ranks("a=b=3", 8, {"a=b": 10}) == {"a=b": 3}
 
@@ -53,7 +57,6 @@ def test_a_name_may_contain_an_equals_sign() -> None:
     [
         ("16,32", "'16,32'"),
         ("16,32,32,32", "'16,32,32,32'"),
-        ("GE=16,Philips=32", "'Siemens'"),
         ("GE=16,Philips=32,Siemens=0", "'Siemens=0'"),
         ("16,-32,32", "'-32'"),
         ("16,32.0,32", "'32.0'"),
