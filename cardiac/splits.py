@@ -10,8 +10,6 @@ from common.errors import UserError
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
-MIN_PATIENTS = 3
-"""Fewest patients of a site whose splits may be as small as one patient."""
 
 
 class TooFewPatientsError(UserError):
@@ -31,6 +29,10 @@ class Cohorts:
     def total(self) -> int:
         """The fewest patients that a site must have."""
         return self.train + self.val + self.test
+
+    def words(self) -> str:
+        """Return for people how many patients each split needs."""
+        return f"{self.train} to train on, {self.val} to validate on, {self.test} to test on"
 
 
 SMALLEST = Cohorts()
@@ -53,10 +55,9 @@ def split_patients(
     position = {patient: _position(patient, seed) for patient in set(patients)}
     order = sorted(position, key=lambda patient: position[patient])
     if len(order) < least.total:
-        words = {"train": "train", "val": "validate", "test": "test"}
-        needed = ", ".join(f"{getattr(least, key)} to {word} on" for key, word in words.items())
         raise TooFewPatientsError(
-            f"{len(order)} patient(s) cannot be split, expected at least {least.total} ({needed})"
+            f"{len(order)} patient(s) cannot be split, expected at least {least.total} "
+            f"({least.words()})"
         )
     limits = (0.1, 0.2) if least.test else (0.0, 0.1)
     below = [sum(position[patient] < limit for patient in order) for limit in limits]

@@ -16,7 +16,9 @@ from cardiac.faults import Fault, told
 from cardiac.inspection.inspect import Inspection, inspect_folder
 from cardiac.inspection.sheet import write_sheets
 from cardiac.inspection.summary import Range, ScannerRow
+from cardiac.splits import SMALLEST
 from cli.options import LAYOUTS
+from client_app.connection import read_site_file
 from common.console import console
 from common.files import finite, write_text
 from common.progress import progress
@@ -38,6 +40,10 @@ def check(
         typer.Option(help="Column whose values are the sites.", show_default="VENDOR or site"),
     ] = None,
     split_seed: Annotated[int, typer.Option(min=0, help="The split-seed of the site's file.")] = 0,
+    site_file: Annotated[
+        Path | None,
+        typer.Option(help="TOML file of the site, for its split and the patients that it needs."),
+    ] = None,
     json_out: Annotated[
         Path | None, typer.Option("--json", help="JSON file for all findings.")
     ] = None,
@@ -57,12 +63,18 @@ def check(
         check_file(json_out)
     if sheets is not None:
         check_folder(sheets)
+    axes, least = str(affine_axes), SMALLEST
+    if site_file is not None:
+        site = read_site_file(site_file).site
+        axes, split_by, split_seed = site.affine_axes, site.split_by, site.split_seed
+        least = site.cohorts()
     with progress(console) as report:
         inspection = inspect_folder(
             data,
-            affine_axes=affine_axes,
+            affine_axes=axes,
             split_by=split_by,
             split_seed=split_seed,
+            least=least,
             jobs=jobs or len(os.sched_getaffinity(0)),
             pictures=sheets is not None,
             progress=lambda done, total: report("looking at cases", done, total, 0.0),

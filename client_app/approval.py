@@ -32,6 +32,10 @@ COVERED = ("result", "length", "output")
 """What the keys affect that an approval covers; see ``common.options.AFFECTS``."""
 MOST_PENDING = 100
 """Runs that are kept for a decision; the oldest is forgotten when one more asks."""
+MOST_SHOWN = 1000
+"""Runs that a process prints: a server that asks with ever new ones fills no log of a service."""
+LONGEST_VALUE = 1000
+"""Most characters of a key's value that are printed; a list of names may be far longer."""
 CODE = re.compile(r"[0-9a-f]{16}")
 
 _shown: set[str] = set()  # codes of the runs that this process printed
@@ -104,9 +108,11 @@ class Approvals:
             if self._beforehand(proposal):
                 self._decide(proposal.code, APPROVED)
                 decided = APPROVED
-        if proposal.code not in _shown:
+        if proposal.code not in _shown and len(_shown) < MOST_SHOWN:
             _shown.add(proposal.code)
             console.print("\n".join(self.lines(proposal, decided)))
+            if len(_shown) == MOST_SHOWN:
+                console.print("many runs ask; from now on 'rate-my-lora approve' alone lists them")
         if decided != APPROVED:
             raise NotApprovedError(self.settings.name)
 
@@ -240,7 +246,11 @@ def _asks(proposal: Proposal) -> dict[str, str]:
     if method.rating in ("search", "recipient"):
         dice.append("Dice of other merges or adapters, up to max-others")
     default = RunConfig().to_flat()
-    other = [f"{k} = {v!r}" for k, v in proposal.keys.items() if v != default[k]]
+    other = [
+        f"{k} = {text.clean(repr(v), LONGEST_VALUE)}"
+        for k, v in proposal.keys.items()
+        if v != default[k]
+    ]
     return {
         "method": f"trains {trains}; merge {method.merge}, rating {method.rating}",
         "rounds": f"{federation.rounds}, by {federation.min_sites} to {federation.sites} sites",

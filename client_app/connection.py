@@ -113,8 +113,20 @@ def read_site(path: Path) -> tuple[Connection, SiteSettings]:
     Raises
     ------
     UserError
-        The file cannot be read, a key is unknown or missing, a value is wrong, or a file that it
-        names is missing.
+        As :func:`read_site_file`, or a file that it names is missing.
+    """
+    file = read_site_file(path)
+    file.connection.check_files(path)
+    return file.connection, file.site
+
+
+def read_site_file(path: Path) -> SiteFile:
+    """Read a site's file.
+
+    Raises
+    ------
+    UserError
+        The file cannot be read, a key is unknown or missing, or a value is wrong.
     """
     flat = read_toml(path)
     for key in ("partition-id", "num-partitions"):
@@ -123,9 +135,7 @@ def read_site(path: Path) -> tuple[Connection, SiteSettings]:
     for key, value in flat.items():
         if isinstance(value, str) and '"' in value:
             raise UserError(f"{path}: {key}: found a double quote, which Flower cannot pass on")
-    file = parse(SiteFile, flat, str(path), partition=None, partitions=None)
-    file.connection.check_files(path)
-    return file.connection, file.site
+    return parse(SiteFile, flat, str(path), partition=None, partitions=None)
 
 
 def _is_address(value: str) -> bool:

@@ -3,6 +3,7 @@
 Each ``try_`` function returns what it found, or raises a ``UserError`` that says what is wrong.
 """
 
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,13 +14,15 @@ from client_app.site import Site
 from common.config import RunConfig
 from common.console import console
 from common.errors import UserError
-from common.files import close_to_others
+from common.files import close_to_others, remove_parts
 from common.flower_private import is_port_in_use
 from common.labels import STRUCTURES
 from common.model import file_sha256, load_base, read_features
 from common.writable import check_folder, check_log
 
 EVALUATED: tuple[Split, ...] = ("val", "test")
+LEFT_OVER_S = 3600.0
+"""Age (s) from which a half-written file is a left-over, and not of a process at work."""
 NEEDED = frozenset(("base-model", "cache-dir"))
 """Keys that must be right before the data can be tried."""
 
@@ -65,9 +68,15 @@ def check_site(settings: SiteSettings, health: str, file: Path) -> None:
 
 
 def check_places(settings: SiteSettings, file: Path) -> None:
-    """Raise ``UserError`` where a site cannot write its cache or its audit log.
+    """Check that a site can write its cache and its audit log, and others cannot write its cache.
 
-    What it has written there before is closed to other users.
+    What it has written there before is closed to other users, and what a killed process left half
+    written is removed.
+
+    Raises
+    ------
+    UserError
+        It cannot, or they can: who writes to the cache can approve runs.
     """
     for key, attempt in {"cache-dir": try_cache, "audit-log": try_log}.items():
         try:
@@ -75,8 +84,16 @@ def check_places(settings: SiteSettings, file: Path) -> None:
         except UserError as error:
             raise UserError(f"{file}: {key}: {error}") from None
     cache, log = Path(settings.cache_dir).expanduser(), settings.audit_path()
-    for path in (cache / "volumes", cache / "memory", log):
+    if cache.is_dir() and (mode := stat.S_IMODE(cache.stat().st_mode)) & 0o002:
+        raise UserError(
+            f"{file}: cache-dir: {cache}: found mode {mode:04o}, by which others may approve runs "
+            f"there, expected 0700: chmod 700 {cache}"
+        )
+    kept = [cache / name for name in ("volumes", "memory", "approvals", "ledger")]
+    for path in (*kept, *cache.glob("privacy-*.json"), log, AuditLog(log).chain.head_path):
         close_to_others(path)
+    for folder in (cache, log.parent, *kept, *(below for one in kept for below in one.glob("*/"))):
+        remove_parts(folder, LEFT_OVER_S)
 
 
 def try_base(path: Path) -> str:

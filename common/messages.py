@@ -327,7 +327,7 @@ class Update(Reply):
     """The trained adapter or weights; the method decides which part of an adapter is sent."""
     examples: int = option(key="num-examples", low=1)
     """Slices in the training split."""
-    seconds: float = option()
+    seconds: float = option(low=0)
     """Duration of the training, in seconds."""
     loss: float | None = option(None)
     """Mean training loss of the last epoch; a site that trains with differential privacy sends

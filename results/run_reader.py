@@ -51,6 +51,14 @@ class RunFiles:
         tested = self.summary["sites"] if self.summary else {}
         return sorted({*sites_of(self.history), *tested})
 
+    @cached_property
+    def deployed(self) -> bool:
+        """Whether sites of the run keep audit logs, as only deployed ones do.
+
+        Each of those splits its patients by its own settings, and the run's count for nothing.
+        """
+        return any(line.get("audit") for line in self.history)
+
     def entries(self, site: str) -> list[tuple[int, Mapping[str, Any]]]:
         """Return (round, entry) for every round that has an entry of the site."""
         return [

@@ -28,11 +28,11 @@ GONE = (3, 4, 5)
 """Codes of an error of Flower's: the message, the reply or the node is not there."""
 MEET_S = 30
 """Seconds that a round waits for new nodes to describe themselves."""
-ASK_AGAIN_S = 120.0
-"""Seconds after which a node that did not describe itself is asked again."""
+ASK_AGAIN_S = (120.0, 3600.0)
+"""Seconds after which a node that did not describe itself is asked again: at first, and at most, as
+they double every time. Each time costs the others up to ``MEET_S``."""
 ASK_APPROVAL_S = (10.0, 300.0)
-"""Seconds after which a site that has not approved the run is asked again: at first, and at most,
-as they double every time."""
+"""The same for a site that has not approved the run."""
 
 OnWait = Callable[[Sequence[str]], None]
 """Called with the sites that have not approved the run whenever these are others than before."""
@@ -79,7 +79,7 @@ class Roster:
         self._away: set[int] = set()  # members that left and were not asked since they came back
         self._silent: dict[int, float] = {}  # by node, when to ask again
         self._unapproved: dict[int, str] = {}  # by node, the sites that have not approved the run
-        self._patience: dict[int, float] = {}  # by node, seconds until such a site is asked again
+        self._patience: dict[int, float] = {}  # by node, seconds until it is asked again
 
     def gather(self, grid: Grid) -> None:
         """Wait for the run's sites and their approval, and fix the ranks.
@@ -176,11 +176,11 @@ class Roster:
         ]
         now = time.monotonic()
         self._turned_away -= silent | set(unapproved)
-        self._silent |= dict.fromkeys(silent, now + ASK_AGAIN_S)
-        first, most = ASK_APPROVAL_S
-        for node in set(unapproved) & set(new):
-            self._patience[node] = min(2 * self._patience.get(node, first / 2), most)
-            self._silent[node] = now + self._patience[node]
+        waits = ((silent, ASK_AGAIN_S), (set(unapproved) & set(new), ASK_APPROVAL_S))
+        for nodes, (first, most) in waits:
+            for node in nodes:
+                self._patience[node] = min(max(2 * self._patience.get(node, 0), first), most)
+                self._silent[node] = now + self._patience[node]
         self._now_unapproved(unapproved)
         described.sort(key=lambda site: (site.name, site.node_id))  # not by who answered first
         claims = {
@@ -226,6 +226,7 @@ class Roster:
         self.members[site.node_id] = site
         self.silences.forget(site.name)
         self._turned_away.discard(site.node_id)
+        self._patience.pop(site.node_id, None)
         self._away.discard(site.node_id)
 
     def _settle_base(self) -> None:

@@ -11,7 +11,7 @@ from cardiac.faults import Fault, some
 from cardiac.inspection.case import CaseReport
 from cardiac.inspection.orientation import check_most
 from cardiac.nifti import TOLERANCE, Found, by
-from cardiac.splits import MIN_PATIENTS, split_patients
+from cardiac.splits import Cohorts, split_patients
 
 Sites = dict[str, list[CaseReport]]
 """Reports of cases by the name of their site."""
@@ -63,11 +63,11 @@ def divide(
     return dict(sorted(sites.items())), faults
 
 
-def check_site(name: str, reports: Sequence[CaseReport]) -> Iterator[Fault]:
+def check_site(name: str, reports: Sequence[CaseReport], least: Cohorts) -> Iterator[Fault]:
     """Yield faults of a site as a whole: too few patients to split, or most hearts turned."""
     patients = {report.case.patient for report in reports}
-    if len(patients) < MIN_PATIENTS:
-        expected = f"at least {MIN_PATIENTS}: one each to train, validate and test on"
+    if len(patients) < least.total:
+        expected = f"at least {least.total}: {least.words()}"
         text = f"site {name} has {len(patients)} patient(s), expected {expected}"
         yield Fault("site-small", text)
         return
@@ -76,10 +76,10 @@ def check_site(name: str, reports: Sequence[CaseReport]) -> Iterator[Fault]:
         yield Fault(code, f"site {name}: {text}")
 
 
-def check_duplicates(sites: Sites, split_seed: int) -> Iterator[Fault]:
+def check_duplicates(sites: Sites, split_seed: int, least: Cohorts) -> Iterator[Fault]:
     """Yield faults of patients who share an image or a label, and of splits that share an image."""
     reports = [report for site in sites.values() for report in site]
-    splits = split_by_patient(sites, split_seed)
+    splits = split_by_patient(sites, split_seed, least)
     for group in _shared(reports, lambda r: r.image_hashes and r.image_hashes[1]):
         same = len({r.image_hashes for r in group}) == 1
         how = "the same image" if same else "the same image, turned or mirrored"
@@ -95,13 +95,15 @@ def check_duplicates(sites: Sites, split_seed: int) -> Iterator[Fault]:
         yield Fault("duplicate-label", f"{names} hold the same label", group[0].case.patient)
 
 
-def split_by_patient(sites: Sites, split_seed: int) -> Mapping[str, tuple[str, str]]:
+def split_by_patient(
+    sites: Sites, split_seed: int, least: Cohorts
+) -> Mapping[str, tuple[str, str]]:
     """Return the site and split of every patient, for sites with enough patients to split."""
     places = {}
     for name, reports in sites.items():
         patients = {report.case.patient for report in reports}
-        if len(patients) >= MIN_PATIENTS:
-            for split, members in split_patients(patients, split_seed).items():
+        if len(patients) >= least.total:
+            for split, members in split_patients(patients, split_seed, least).items():
                 places.update({patient: (name, str(split)) for patient in members})
     return places
 

@@ -17,6 +17,7 @@ from cardiac.faults import Fault, Severity, by_severity, counts
 from cardiac.inspection.case import CaseReport, inspect_case
 from cardiac.inspection.folder import Sites, check_duplicates, check_patients, check_site, divide
 from cardiac.inspection.summary import ScannerRow, scanner_rows
+from cardiac.splits import SMALLEST, Cohorts
 from common.errors import UserError
 
 FEW_CASES = 16
@@ -70,6 +71,7 @@ def inspect_folder(
     affine_axes: str = "LPS",
     split_by: str | None = None,
     split_seed: int = 0,
+    least: Cohorts = SMALLEST,
     jobs: int = 1,
     pictures: bool = False,
     progress: Progress | None = None,
@@ -84,6 +86,8 @@ def inspect_folder(
         Column whose values are the sites; None for VENDOR or site, where there is one.
     split_seed
         Seed of the splits, which must not share an image.
+    least
+        The fewest patients of each split.
     jobs
         Number of processes.
     pictures
@@ -107,8 +111,8 @@ def inspect_folder(
     findings += [finding for report in reports for finding in report.findings]
     findings += check_patients(reports)
     for site, members in sites.items():
-        findings += check_site(site, members)
-    findings += check_duplicates(sites, split_seed)
+        findings += check_site(site, members, least)
+    findings += check_duplicates(sites, split_seed, least)
     return Inspection(data_dir, listing.layout, sites, by_severity(findings), scanner_rows(sites))
 
 

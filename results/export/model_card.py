@@ -22,6 +22,8 @@ from results.run_reader import COLUMNS, RunFiles
 SHOWN = ("keys", "result", "length")
 """What the keys on a card affect. Other keys say where a machine keeps its files, which is private,
 or how it computes."""
+SITES_OWN = ("affine-axes", "split-by", "split-seed")
+"""Keys that deployed sites replace by their own."""
 PACKAGES = ("torch", "monai", "flwr", "nibabel", "numpy")
 
 
@@ -52,7 +54,11 @@ def model_card(
         refusals=refusals(run) if run else [],
         traffic=traffic_lines(run) if run else [],
         exported_with=", ".join(f"{name} {version(name)}" for name in PACKAGES),
-        config_rows=[[key, _text(flat[key])] for key in RunConfig.keys_that_affect(*SHOWN)],
+        config_rows=[
+            [key, _text(flat[key])]
+            for key in RunConfig.keys_that_affect(*SHOWN)
+            if not (run and run.deployed and key in SITES_OWN)
+        ],
         formats=formats,
         opset=OPSET,
         file_rows=[

@@ -75,9 +75,8 @@ def find_inputs(run: RunFiles, data: Path | None, base: Path | None) -> Inputs |
     config = run.config
     folder = RunDir(run.path)
     adapter = next(filter(Path.is_file, (folder.adapter, folder.checkpoint)), None)
-    apart = config.method.sends != "all" or config.method.trains == "weights"
-    if adapter is None or apart:
-        return f"the run {'has no adapter that all sites share' if apart else 'has no adapter yet'}"
+    if adapter is None or run.deployed or _apart(config):
+        return _unscored(run)
     if data is None and config.data.data_dir:
         data = config.path(config.data.data_dir)
         if not data.is_dir():
@@ -97,6 +96,17 @@ def find_inputs(run: RunFiles, data: Path | None, base: Path | None) -> Inputs |
     if expected and found != expected:
         raise UserError(f"{base}: SHA-256 is {found}, expected {expected} as in {run.path}")
     return Inputs(data, base, adapter, _updates(run))
+
+
+def _apart(config: RunConfig) -> bool:
+    return config.method.sends != "all" or config.method.trains == "weights"
+
+
+def _unscored(run: RunFiles) -> str:
+    """Return why no patients can be scored where the run is deployed or has no adapter."""
+    if run.deployed:
+        return "each site split its patients by its own settings, which the run does not record"
+    return f"the run has no adapter {'that all sites share' if _apart(run.config) else 'yet'}"
 
 
 def _phantom(config: RunConfig) -> demo.Provided | None:

@@ -80,13 +80,20 @@ def facts(run: RunFiles) -> list[tuple[str, str]]:
         ("Network", f"U-Net, {c.model.features} channels; rank {c.model.rank}, {c.model.ranks}"),
         ("Training", f"{count(c.train.local_epochs, 'local epoch')} a round, batches of "
          f"{c.train.batch_size}, learning rate {c.train.learning_rate:g}"),
-        ("Data", f"{c.data.data_dir or 'phantom, or the own folder of each site'}, split by "
-         f"{c.data.split_by}, split seed {c.data.split_seed}, {c.data.spacing_mm:g} mm"),
+        ("Data", f"{_data(run)}, {c.data.spacing_mm:g} mm"),
         ("Base model", f"SHA-256 {c.base_sha256}" if c.base_sha256 else "SHA-256 not recorded"),
         ("Versions", versions(run)),
         ("Time", _time(run)),
         ("Folder", str(run.path)),
     ]  # fmt: skip
+
+
+def _data(run: RunFiles) -> str:
+    if run.deployed:
+        return "each site's own folder, split by the site's own settings, which are not recorded"
+    data = run.config.data
+    folder = data.data_dir or "phantom, or the own folder of each site"
+    return f"{folder}, split by {data.split_by}, split seed {data.split_seed}"
 
 
 def versions(run: RunFiles) -> str:

@@ -78,6 +78,29 @@ def test_warnings_count_only_when_strict_and_errors_always(run: Run, folder: Pat
     assert "1 error, 1 warning" in result.stdout
 
 
+def test_with_a_sites_file_its_own_minimum_counts(
+    run: Run, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, object] = {}
+
+    def inspect(*_: object, **keys: object) -> object:
+        given.update(keys)
+        return inspect_folder(*_, **keys)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("cli.check.inspect_folder", inspect)
+    site = tmp_path / "site.toml"
+    text = 'superlink = "h:1"\ninsecure = true\nsite = "A"\ndata-dir = "x"\nbase-model = "y"\n'
+    site.write_text(text + 'split-seed = 7\nserves = "train,validate"\nsplit-by = "GROUP"\n')
+    result = run(folder, "--site-file", site)
+    assert result.exit_code == 2
+    said = " ".join(result.stdout.split())
+    assert "expected at least 15: 10 to train on, 5 to validate on, 0 to test on" in said
+    assert (given["split_seed"], given["split_by"]) == (7, "GROUP")
+    site.write_text(text + 'min-patients = 1\nmin-train-patients = 3\nsplit-by = "GROUP"\n')
+    said = " ".join(run(folder, "--site-file", site).stdout.split())
+    assert "expected at least 5: 3 to train on, 1 to validate on, 1 to test on" in said
+
+
 def test_what_is_no_data_folder_is_an_error_for_people(run: Run, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such data folder"):
         run(tmp_path / "nowhere")

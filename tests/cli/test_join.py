@@ -2,6 +2,7 @@
 
 import os
 import stat
+import time
 from pathlib import Path
 
 import pytest
@@ -160,6 +161,40 @@ def test_what_a_site_keeps_is_its_own(tmp_path: Path, monkeypatch: pytest.Monkey
         os.umask(before)
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (log, *cache.rglob("*"))}
     assert modes == {"audit.jsonl": 0o640, "volumes": 0o750, "memory": 0o700, "own": 0o600}
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o703, 0o1777])
+def test_a_cache_that_others_may_write_to_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int
+) -> None:
+    """Whoever writes there can write the file that approves a run."""
+    monkeypatch.setattr(joining, "take_part", lambda *_: pytest.fail("it starts"))
+    (cache := tmp_path / "cache").mkdir()
+    cache.chmod(mode)
+    with pytest.raises(UserError, match=rf"mode {mode:04o}, by which others .*chmod 700 {cache}"):
+        join(write(tmp_path, cache_dir=str(cache), audit_log=str(tmp_path / "log")))
+
+
+def test_what_an_older_version_left_open_is_closed_and_left_overs_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(joining, "take_part", lambda *_: None)
+    monkeypatch.setattr("cli.join.signal.signal", lambda *_: None)
+    cache, log = tmp_path / "cache", tmp_path / "logs" / "audit.jsonl"
+    private = [cache / "approvals", cache / "ledger", cache / "privacy-12.json"]
+    places = [cache, log.parent, cache / "ledger", cache / "approvals" / "ab", cache / "memory/cd"]
+    for folder in places:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, age in ((".x.1.part", 7200), (".y.2.part", 60), ("kept.part", 7200)):
+            (folder / name).touch()
+            os.utime(folder / name, (time.time() - age,) * 2)
+    private[-1].touch()
+    for path in private:
+        path.chmod(0o755)
+    join(write(tmp_path, cache_dir=str(cache), audit_log=str(log)))
+    for folder in places:
+        assert sorted(p.name for p in folder.glob("*part")) == [".y.2.part", "kept.part"]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in private} == {0o750}
 
 
 @pytest.mark.parametrize(("key", "path"), [("cache_dir", "file/cache"), ("audit_log", "file/log")])

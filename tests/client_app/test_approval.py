@@ -232,3 +232,17 @@ def test_sites_that_share_a_cache_approve_each_for_itself(node: dict[str, Value]
     approvals(node).approve(approvals(node).all()[0].code)
     assert ask(node) == ""
     assert approvals(other).all() == []
+
+
+def test_a_flood_of_runs_is_not_printed_for_ever(
+    node: dict[str, Value], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(approval, "MOST_SHOWN", 3)
+    approval._shown.clear()
+    names = "Z" * 99_990
+    assert {ask(node, f"r{n}", ranks=f"{names}={n + 1}") for n in range(9)} == {NOT_APPROVED}
+    shown = capsys.readouterr().out
+    assert shown.count("configuration") == 3
+    assert shown.count("many runs ask") == 1
+    assert len(shown) < 10_000
+    assert len(approvals(node).all()) == 9

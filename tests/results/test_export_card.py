@@ -151,6 +151,20 @@ def test_the_card_has_traffic_time_versions_and_configuration(run: Path, tmp_pat
     assert "rounds: 2; λ₀ = 0.2" in text
 
 
+def test_the_card_of_a_deployed_run_says_that_the_split_is_the_sites(
+    run: Path, tmp_path: Path
+) -> None:
+    lines = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
+    for line in lines:
+        line["audit"] = {"GE": "a" * 64}
+    (run / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    text = card(run, tmp_path / "out")
+    assert "by its own settings, which the run's files do not record" in text
+    assert "8:1:1" not in text
+    config = dict(rows(text, "Configuration of the run"))
+    assert not {"split-by", "split-seed", "affine-axes"} & set(config)
+
+
 def test_the_card_has_the_fingerprint_of_every_file(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     found = {name: sha256 for name, _, sha256 in rows(card(run, out), "Files")}

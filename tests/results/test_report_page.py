@@ -14,6 +14,7 @@ import pytest
 from common.config import RunConfig
 from common.errors import UserError
 from results.report import overview, site_scores
+from results.report.find_patients import find_inputs
 from results.report.page import RunReport, build_page
 from results.report.page_tables import Palette
 from results.report.patients import Measured, Patients, worst
@@ -277,3 +278,15 @@ def test_what_a_private_site_spent_is_in_the_table_of_sites() -> None:
     table = overview.sites_table(run, Palette(run.sites), None)
     assert table.head[-1] == "ε spent"
     assert [row[-1].text for row in table.rows] == ["3.46 (δ 0.01)", "–"]
+
+
+def test_a_deployed_runs_split_is_not_that_of_its_configuration() -> None:
+    run = make_run(split_seed=7, data_dir="/srv/heart")
+    assert "split seed 7" in dict(overview.facts(run))["Data"]
+    lines = [{**line, "audit": {"GE": "a" * 64}} for line in run.history]
+    deployed = replace(run, history=lines)
+    data = dict(overview.facts(deployed))["Data"]
+    assert data.startswith("each site's own folder, split by the site's own settings")
+    assert "7" not in data
+    assert "by its own settings" in str(find_inputs(deployed, None, None))
+    assert "has no adapter yet" in str(find_inputs(run, None, None))

@@ -80,13 +80,47 @@ def test_a_newcomer_that_was_silent_is_asked_once_more(clock: SimpleNamespace) -
     late = FakeSite("Philips", faults={(0, DESCRIBE): mute})
 
     def ready() -> None:
-        clock.now += ASK_AGAIN_S
+        clock.now += ASK_AGAIN_S[0]
         late.faults.clear()
 
     events = {1: lambda: grid.nodes.update({3: late}), 2: ready}
     outcome = play(make_config(sites=2), grid, events=events)
     assert sorted(outcome.penalties(2)) == ["GE", "Siemens"]
     assert sorted(outcome.penalties(3)) == ["GE", "Philips", "Siemens"]
+
+
+def test_a_node_that_never_describes_itself_is_asked_ever_more_rarely(
+    clock: SimpleNamespace,
+) -> None:
+    """A round every two minutes, for two hours: at first each of them waits for it."""
+    mute_for_ever = {(number, DESCRIBE): mute for number in range(100)}
+    grid = WaitingGrid(nodes(*two_sites(), FakeSite("Philips", faults=mute_for_ever)))
+
+    def later() -> None:
+        clock.now += ASK_AGAIN_S[0]
+
+    rounds = 60
+    play(make_config(sites=2, rounds=rounds), grid, events=dict.fromkeys(range(rounds), later))
+    assert 5 <= len(grid.asked("Philips")) <= 8
+
+
+@pytest.mark.parametrize("code", [3, 4, 5])
+def test_a_node_that_flower_misses_while_it_is_asked_is_asked_again(
+    clock: SimpleNamespace, code: int
+) -> None:
+    def gone(message: Message, _: Message) -> Message:
+        return Message(Error(code, "Error: Node Unavailable"), reply_to=message)
+
+    grid = WaitingGrid(nodes(*two_sites(), late := FakeSite("Philips")))
+    late.faults[0, DESCRIBE] = gone
+
+    def ready() -> None:
+        clock.now += ASK_AGAIN_S[0]
+        late.faults.clear()
+
+    outcome = play(make_config(sites=2), grid, events={1: ready})
+    assert outcome.refused(0)["node 3", "join"] == "no answer"
+    assert sorted(outcome.penalties(2)) == ["GE", "Philips", "Siemens"]
 
 
 def leave_and_come_back(site: FakeSite, grid: FakeGrid, node: int) -> dict[int, object]:
