@@ -3,8 +3,8 @@ PYTHON ?= python3.11
 # Each version of Python has an environment of its own; .venv is that of 3.11.
 VENV := .venv$(if $(filter python3.11,$(PYTHON)),,-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
-# Number of processes that share the tests; each also starts some of its own.
-WORKERS ?= 2
+# Number of processes that share the tests; some tests wait for processes of their own.
+WORKERS ?= 3
 # Folder or page of torch's wheels for CPUs, for `make lock`; torch's own index where it is empty.
 CPU_WHEELS ?=
 

@@ -6,7 +6,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 # A message without its content, which is sent as objects
 from flwr.app.message import remove_content_from_message
@@ -129,8 +128,7 @@ def link_state(database: Path | str = FLWR_IN_MEMORY_DB_NAME) -> Iterator[LinkSt
     factory = LinkStateFactory(str(database), NoOpFederationManager(), store)
     try:
         yield factory
-    finally:  # Flower leaves its connections open
-        parts: tuple[Any, ...] = (factory.state_instance, store.store_instance)
-        for part in parts:
-            if (engine := getattr(part, "_engine", None)) is not None:  # none in memory
+    finally:  # Flower leaves its connections open; what is in memory has none
+        for part in (factory.state_instance, store.store_instance):
+            if (engine := getattr(part, "_engine", None)) is not None:
                 engine.dispose()

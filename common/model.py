@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -45,8 +46,12 @@ def build_unet(features: tuple[int, ...]) -> BasicUNet:
     )
 
 
+@lru_cache(maxsize=8)
 def skeleton(features: tuple[int, ...]) -> BasicUNet:
-    """Return the U-Net with its layers' names and shapes, but no memory for its weights."""
+    """Return the U-Net with its layers' names and shapes, but no memory for its weights.
+
+    It is kept for the next call, so nobody may change it.
+    """
     with torch.device("meta"):
         return build_unet(features)
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from cli import simulation
 from common.errors import UserError
-from common.flower_environment import SCRIPTS
+from common.flower_environment import SCRIPTS, UNREGISTERED
 from common.flower_private import EngineError
 from server_app import ray_engine
 from server_app.ray_engine import AGENTS, ENVIRONMENT, LISTEN, RayWatch, ended_process, prepare_ray
@@ -34,6 +34,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple[Any, ...], dict[st
     def run(*args: Any, **keys: Any) -> None:
         found.append((args, keys))
 
+    monkeypatch.setenv(UNREGISTERED, "")
     monkeypatch.setattr(simulation, "run_simulation", run)
     monkeypatch.setattr(simulation, "prepare_ray", lambda: None)
     monkeypatch.setattr(RayWatch, "watch", lambda _: None)  # it would end this process
@@ -55,6 +56,7 @@ def test_the_options_are_those_that_flower_had(runs: list[Any]) -> None:
         ROOT, 3, {"rounds": 2, "preset": "flora"}, "ray", {"client_resources": {"num_cpus": 1}},
     )  # fmt: skip
     assert (keys["run_id"], keys["verbose"], keys["tf_gpu_growth"]) == (7, True, False)
+    assert os.environ[UNREGISTERED] == "1"  # no site has a key that stays
 
 
 def _typer() -> typer.Typer:

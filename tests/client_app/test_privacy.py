@@ -61,13 +61,12 @@ def test_all_runs_of_a_site_share_a_ledger_and_sites_do_not(tmp_path: Path) -> N
 
 
 def test_nothing_is_spent_beyond_the_limit(tmp_path: Path) -> None:
-    own = ledger(tmp_path)
-    steps = next(n for n in range(1, 100) if epsilon([(2.0, 0.5, n + 1)], 0.01) > 6.0)
-    spent = own.spend(steps)
+    own = ledger(tmp_path, settings=replace(SETTINGS, max_epsilon=epsilon([(2.0, 0.5, 3)], 0.01)))
+    spent = own.spend(3)
     for _ in range(2):
         with pytest.raises(LimitError, match=SPENT):
             own.spend(1)
-        assert own.spent() == spent <= 6.0
+        assert own.spent() == spent
     Failure(SPENT).check()  # the sentence may leave
 
 

@@ -138,7 +138,8 @@ def guard(folder: Path) -> tuple[Make, Read]:
     seen = [0]
 
     def read(message: Message) -> None:
-        with mock.patch.object(Site, "network", side_effect=UserError("there is no time to train")):
+        late = UserError("there is no time to train")
+        with mock.patch.object(Site, "network", side_effect=late), mock.patch("os.fsync"):
             reply = hospital.send(message)
         assert not reply.has_error()
         if messages.Failure.found_in(reply.content) is None:

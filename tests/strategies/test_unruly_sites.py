@@ -287,7 +287,7 @@ def test_without_a_fingerprint_all_bases_must_agree() -> None:
 
 @pytest.mark.parametrize("others", [[], [FakeSite("Canon"), FakeSite("Zebra", sha256="b" * 64)]])
 def test_a_base_that_half_of_the_sites_have_is_not_the_runs(others: list[FakeSite]) -> None:
-    sites = [FakeSite(" liar", sha256="b" * 64), FakeSite("GE"), *others]
+    sites = [FakeSite("AAA liar", sha256="b" * 64), FakeSite("GE"), *others]
     outcome = prepare(make_config(sites=len(sites), min_sites=1))
     with pytest.raises(UserError, match=r"none is that of most .* set base-sha256"):
         go_on(outcome, FakeGrid(nodes(*sites)))
