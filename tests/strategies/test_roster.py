@@ -93,8 +93,9 @@ def test_a_node_that_never_describes_itself_is_asked_ever_more_rarely(
     clock: SimpleNamespace,
 ) -> None:
     """A round every two minutes, for two hours: at first each of them waits for it."""
-    mute_for_ever = {(number, DESCRIBE): mute for number in range(100)}
-    grid = WaitingGrid(nodes(*two_sites(), FakeSite("Philips", faults=mute_for_ever)))
+    never = FakeSite("Philips")
+    never.faults.update({(number, DESCRIBE): mute for number in range(100)})
+    grid = WaitingGrid(nodes(*two_sites(), never))
 
     def later() -> None:
         clock.now += ASK_AGAIN_S[0]
