@@ -3,7 +3,6 @@
 Flower itself had this command, with the same options, up to 1.26.
 """
 
-import json
 import os
 import threading
 from pathlib import Path
@@ -13,6 +12,7 @@ import typer
 
 from cli.options import run_command
 from common.errors import UserError
+from common.files import parse_json
 from common.flower_environment import UNREGISTERED
 from common.flower_private import EngineError, parse_config_args, run_simulation
 from server_app.ray_engine import RayWatch, prepare_ray
@@ -67,7 +67,7 @@ def simulate(
 
 def _read_json(text: str) -> dict[str, Any]:
     try:
-        found = json.loads(text)
+        found = parse_json(text)
     except ValueError as error:
         raise UserError(f"--backend-config: not JSON ({error})") from None
     if not isinstance(found, dict):

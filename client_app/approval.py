@@ -20,7 +20,7 @@ from common import lora, text
 from common.config import RunConfig
 from common.console import console
 from common.errors import UserError
-from common.files import write_text
+from common.files import parse_json, write_text
 from common.messages import NOT_APPROVED, SERVER, Request
 from common.method import Half
 from common.model import file_sha256, skeleton, weight_shapes
@@ -191,9 +191,9 @@ class Approvals:
         """Yield when each run asked first, and the run; damaged files are passed over."""
         for path in self.folder.glob("*.json"):
             try:
-                proposal = parse(Proposal, json.loads(path.read_text("utf-8")), str(path))
+                proposal = parse(Proposal, parse_json(path.read_text("utf-8")), str(path))
                 since = path.stat().st_mtime
-            except (OSError, ValueError, TypeError, RecursionError, UserError):
+            except (OSError, ValueError, TypeError, UserError):
                 continue
             if path == self._asked(proposal.code):
                 yield since, proposal

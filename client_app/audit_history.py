@@ -5,7 +5,6 @@ of a round. So the site cannot write another log later without the history's has
 cannot write other numbers of the site than those that are in its log.
 """
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from client_app.audit import IN, OUT, PASSED
 from common.errors import UserError
+from common.files import parse_json
 
 REPORTED = {"validation": ("evaluate", "dice"), "loss": ("train", "loss")}
 """For a number in the history the kind of reply that brought it, and its name there."""
@@ -73,11 +73,11 @@ def _rounds(history: Path, site: str) -> Iterator[tuple[int, Mapping[str, Any], 
         raise UserError(f"{history}: cannot read the file ({error})") from None
     for count, raw in enumerate(text.splitlines(), start=1):
         try:
-            line = json.loads(raw)
+            line = parse_json(raw)
             yield (
                 int(line["round"]),
                 dict(line["sites"].get(site, {})),
                 str(line.get("audit", {}).get(site, "")),
             )
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise UserError(f"{history}: line {count} does not describe a round") from None

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from common.errors import UserError
-from common.files import finite, write_text
+from common.files import finite, parse_json, write_text
 
 START = "0" * 64
 """What the first line has in place of the hash of the line before."""
@@ -57,9 +57,9 @@ class Head:
             raise ValueError("is cut; when the site goes on it mends what a crash has cut")
         try:
             line = raw[:-1].decode()
-            entry = json.loads(line)
+            entry = parse_json(line)
             number, previous = entry["line"], entry["previous"]
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError):
             raise ValueError("is not an audit line") from None
         if number != self.number + 1:
             raise ValueError(
@@ -170,10 +170,10 @@ class HashChain:
     def _head(self) -> Head:
         """Return what the head file holds; an empty head where it is missing or damaged."""
         try:
-            found = json.loads(self.head_path.read_text("utf-8"))
+            found = parse_json(self.head_path.read_text("utf-8"))
             head = Head(int(found["line"]), int(found["end"]), str(found["text"]))
             sha256 = found["sha256"]
-        except (FileNotFoundError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        except (FileNotFoundError, ValueError, KeyError, TypeError, OverflowError):
             return Head()
         if head.sha256 != sha256:
             return Head()

@@ -23,7 +23,7 @@ from client_app.settings import LimitError, SiteSettings
 from common import messages, records
 from common.config import RunConfig
 from common.errors import UserError
-from common.files import write_text
+from common.files import parse_json, write_text
 from common.messages import ANSWERED, ASKED, Failure, Request, Train, Validate
 from common.options import option, parse, to_flat
 from common.tensor_files import read_tensors, write_tensors
@@ -184,8 +184,8 @@ class Ledger:
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{self.path}: cannot read the file ({error})") from None
         try:
-            flat, sha256 = json.loads(text)
-        except (ValueError, TypeError, RecursionError):
+            flat, sha256 = parse_json(text)
+        except (ValueError, TypeError):
             flat, sha256 = None, ""
         if not isinstance(flat, dict) or _sha256(flat) != sha256:
             raise UserError(f"{self.path}: damaged, so the site answers nothing more of this run")
@@ -230,7 +230,7 @@ def load_reply(path: Path) -> RecordDict:
     tensors, notes = read_tensors(path, "a reply of this site", sealed=True)
     data = {name: value.numpy().tobytes() for name, value in tensors.items()}
     try:
-        rest = json.loads(notes["records"])
+        rest = parse_json(notes["records"])
         reply = RecordDict()
         for kind, key, items in rest:
             arrays = {
@@ -239,7 +239,7 @@ def load_reply(path: Path) -> RecordDict:
                 if kind == "arrays"
             }
             reply[key] = RECORDS[kind](arrays or items)
-    except (LookupError, ValueError, TypeError, RecursionError) as error:
+    except (LookupError, ValueError, TypeError) as error:
         raise UserError(f"{path}: not a reply of this site ({error})") from None
     return reply
 

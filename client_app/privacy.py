@@ -12,7 +12,7 @@ from filelock import FileLock
 
 from client_app.settings import LimitError, PrivacySettings, SiteSettings
 from common.errors import UserError
-from common.files import write_text
+from common.files import parse_json, write_text
 from common.messages import SPENT
 
 Entry = tuple[float, float, int]
@@ -85,7 +85,7 @@ class PrivacyLedger:
 
     def _read(self) -> list[Entry]:
         try:
-            found = json.loads(self.path.read_text("utf-8"))["steps"]
+            found = parse_json(self.path.read_text("utf-8"))["steps"]
             if all(map(_is_entry, found)):
                 return [(noise, rate, number) for noise, rate, number in found]
         except FileNotFoundError:

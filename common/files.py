@@ -1,6 +1,7 @@
-"""Writing files so that they are either whole or not there, and JSON without NaN."""
+"""Writing files so that they are either whole or not there, and JSON that is read and written."""
 
 import hashlib
+import json
 import math
 import os
 import re
@@ -88,6 +89,17 @@ def write_text(path: Path, text: str) -> None:
     """Replace the file's content by ``text`` (UTF-8) at once."""
     with replace_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def parse_json(text: str | bytes, **how: Any) -> Any:
+    """Parse JSON that may come from elsewhere; ``how`` is passed on to ``json.loads``.
+
+    Raises ValueError whatever is wrong with the text, also where it is nested too deeply.
+    """
+    try:
+        return json.loads(text, **how)  # noqa: TID251
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def finite(value: Any) -> Any:

@@ -5,7 +5,6 @@ release may change the others; docs/flower.md says what they were before. Names 
 import, and that one command alone uses, are imported inside the function that uses them.
 """
 
-import json
 import secrets
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -73,6 +72,7 @@ from flwr.supercore.runtime import RuntimeHttpClient
 # The task, run and node that this process works for; messages can be made only when it is set
 from flwr.supercore.task_identity import TaskIdentity
 
+from common.files import parse_json
 from common.text import clean
 
 if TYPE_CHECKING:
@@ -322,7 +322,7 @@ def unpacked_bytes(objects: Mapping[str, bytes]) -> int:
         kind, chunks, length = get_object_head_values_from_object_content(content)
         if kind == "Array":
             sizes = [len(objects[chunk]) for chunk in chunks]
-            body = json.loads(content[len(content) - length :])
+            body = parse_json(content[len(content) - length :])
             total += sum(sizes[index] for index in body["arraychunk_ids"])
     return total
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from common.adapter import Adapter
 from common.errors import UserError
-from common.files import write_text
+from common.files import parse_json, write_text
 from common.lora import layer_shapes, target_layers
 from common.tensor_files import read_tensors, write_tensors
 
@@ -129,7 +129,7 @@ def _is_factor(name: str, value: Tensor) -> bool:
 def _read_config(path: Path) -> tuple[int, float]:
     """Return rank and alpha of a PEFT configuration that is plain LoRA."""
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot read the file ({error.strerror})") from None
     except ValueError as error:

@@ -11,7 +11,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from common.errors import UserError
-from common.files import replace_file
+from common.files import parse_json, replace_file
 
 SHA256_NOTE = "sha256"
 """Key in the metadata: the SHA-256 of all else in the file."""
@@ -80,7 +80,7 @@ def _sealed(data: bytes) -> bytes:
 
 def _split(data: bytes) -> tuple[dict[str, Any], memoryview]:
     end = 8 + int.from_bytes(data[:8], "little")
-    return json.loads(data[8:end]), memoryview(data)[end:]
+    return parse_json(data[8:end]), memoryview(data)[end:]
 
 
 def _sha256(header: Mapping[str, Any], notes: Mapping[str, str], values: memoryview) -> str:

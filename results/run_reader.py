@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from json import loads
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 from common import lora
 from common.config import RunConfig
 from common.errors import UserError
+from common.files import parse_json
 from common.labels import STRUCTURES
 from common.model import build_unet, weight_bytes
 from server_app.history import Line, Points, penalised, series, sites_of
@@ -191,8 +191,8 @@ def _read_summary(path: Path) -> Mapping[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        summary = loads(path.read_text("utf-8"))
-    except (ValueError, RecursionError) as error:
+        summary = parse_json(path.read_text("utf-8"))
+    except ValueError as error:
         raise UserError(f"{path}: not JSON ({error})") from None
     if not isinstance(summary, dict) or not isinstance(summary.get("sites"), dict):
         raise UserError(f"{path}: has no 'sites', expected the summary of a run")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from common.adapter import Adapter
 from common.errors import UserError
-from common.files import replace_file
+from common.files import parse_json, replace_file
 from common.tensor_files import read_tensors, write_tensors
 from common.weights import Parameters, Weights
 from strategies.state import RunState
@@ -100,19 +100,19 @@ def load_checkpoint(path: Path) -> RunState:
         if notes["trains"] != WEIGHTS:
             start = Adapter.from_tensors(groups[""], scale)
         fold, folded = groups.get(FOLD), groups.get(FOLDED)
-        sites = enumerate(json.loads(notes["personal"]))
+        sites = enumerate(parse_json(notes["personal"]))
         return RunState(
             start,
             int(notes["round"]),
-            json.loads(notes["previous"]),
-            json.loads(notes["ranks"]),
+            parse_json(notes["previous"]),
+            parse_json(notes["ranks"]),
             Adapter.from_tensors(fold, scale) if fold else None,
             folded,
             {site: Adapter.from_tensors(groups[f"{PERSONAL}/{n}"], scale) for n, site in sites},
-            json.loads(notes["rating"]),
-            json.loads(notes["held"]),
+            parse_json(notes["rating"]),
+            parse_json(notes["held"]),
             notes["run-id"],
-            json.loads(notes["owners"]),
+            parse_json(notes["owners"]),
             int(notes["folds"]),
         )
     except (KeyError, ValueError, TypeError) as error:

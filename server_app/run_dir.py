@@ -18,7 +18,7 @@ from common import folding
 from common.adapter import BASE_NOTE, Adapter, save_adapter, site_file
 from common.config import RunConfig
 from common.errors import UserError
-from common.files import finite, remove_parts, write_text
+from common.files import finite, parse_json, remove_parts, write_text
 from common.options import read_toml
 from common.tensor_files import write_tensors
 from common.weights import Parameters
@@ -213,8 +213,8 @@ class RunDir:
         rounds = []
         for number, line in enumerate(lines, start=1):
             try:
-                found = json.loads(line)
-            except (ValueError, RecursionError) as error:
+                found = parse_json(line)
+            except ValueError as error:
                 where = f"{self.history}: line {number}"
                 raise UserError(f"{where} is damaged, not JSON ({error})") from None
             if not isinstance(found, dict) or not isinstance(found.get("round"), int):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
-from common.files import write_text
+from common.files import parse_json, write_text
 from common.options import option, parse
 from common.text import clean
 
@@ -122,12 +122,12 @@ def read_status(path: Path) -> Status | None:
         The file cannot be read, or holds something else than a run's status.
     """
     try:
-        found = json.loads(path.read_text("utf-8"))
+        found = parse_json(path.read_text("utf-8"))
     except FileNotFoundError:
         return None
     except OSError as error:
         raise UserError(f"{path}: cannot read the file ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UserError(f"{path}: damaged, not JSON ({error})") from None
     if not isinstance(found, dict):
         raise UserError(f"{path}: found a {type(found).__name__}, expected the status of a run")

@@ -32,6 +32,7 @@ from cardiac.datasets.nnunet import IMAGES, INDEX, Raw, read_raw
 from cardiac.datasets.sites import SITE
 from cardiac.datasets.table import Row, read_table
 from cardiac.faults import Fault, FaultError, not_text
+from common.files import parse_json
 
 DESCRIPTION = "dataset.toml"
 COLUMNS = ("patient", "frame", "image", "label", SITE)
@@ -184,7 +185,7 @@ def _matches(pattern: str, names: Sequence[str], path: Path) -> list[Mapping[str
     except subprocess.TimeoutExpired:
         text = f"{pattern!r} takes more than {MATCH_S:g} s, expected no repeated group that repeats"
         raise _wrong(path, f"case-pattern: {text} itself, as in (a+)+") from None
-    matches: list[Mapping[str, str] | None] = json.loads(done.stdout)
+    matches: list[Mapping[str, str] | None] = parse_json(done.stdout)
     return matches
 
 

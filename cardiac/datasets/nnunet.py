@@ -5,7 +5,6 @@
 It tells neither a case's patient nor the axes of the affines: ``dataset.toml`` beside it does.
 """
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 
 from cardiac.datasets.label_names import map_labels
 from cardiac.faults import Fault, FaultError, some
+from common.files import parse_json
 
 INDEX = "dataset.json"
 IMAGES, LABELS = "imagesTr", "labelsTr"
@@ -78,8 +78,8 @@ def read_raw(data_dir: Path) -> Raw:
     path = data_dir / INDEX
     try:
         text = path.read_text(encoding="utf-8-sig")
-        said: Any = json.loads(text, object_pairs_hook=_each_once)
-    except (OSError, ValueError, RecursionError) as error:
+        said: Any = parse_json(text, object_pairs_hook=_each_once)
+    except (OSError, ValueError) as error:
         raise _wrong(path, f"cannot be read as JSON ({error})") from None
     if not isinstance(said, dict) or not isinstance(said.get("labels"), dict):
         raise _wrong(path, "no labels, expected numbers by name, as LV, MYO and RV")

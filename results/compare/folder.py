@@ -7,7 +7,7 @@ import tomli_w
 
 from common.config import RunConfig
 from common.errors import UserError
-from common.files import write_text
+from common.files import parse_json, write_text
 from common.model import file_sha256
 from common.options import Value, read_toml
 from results.compare.plan import BASE, Job
@@ -125,7 +125,7 @@ def file_name(name: str) -> str:
 def _read(path: Path) -> dict[str, object]:
     """Return a file's JSON object; an empty one where the file holds none."""
     try:
-        found = json.loads(path.read_text("utf-8"))
+        found = parse_json(path.read_text("utf-8"))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -1,6 +1,5 @@
 """The scores of a finished run, sorted into in-client and cross-client."""
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from common.errors import UserError
+from common.files import parse_json
 from common.labels import STRUCTURES
 from results.compare.evaluate_run import ADAPTED, BASE, LAST_LOCAL, MERGED, PERSONAL
 from results.compare.folder import JobFolder
@@ -129,7 +129,7 @@ def read_finished(folder: JobFolder) -> Finished:
         A file is broken.
     """
     try:
-        lines = [json.loads(line) for line in folder.scores.read_text("utf-8").splitlines()]
+        lines = [parse_json(line) for line in folder.scores.read_text("utf-8").splitlines()]
         scores = [_score(line) for line in lines]
     except OSError as error:
         raise UserError(f"{folder.scores}: cannot read the file ({error.strerror})") from None

@@ -17,7 +17,7 @@ from client_app import demo
 from common.adapter import BASE_NOTE, load_adapter, site_file
 from common.config import DataConfig, RunConfig
 from common.errors import UserError
-from common.files import write_text
+from common.files import parse_json, write_text
 from common.model import file_sha256
 from common.progress import Advance
 from results.report.patient_scores import score_patients
@@ -147,7 +147,7 @@ def patients_of(run: RunFiles, inputs: Inputs, report: Advance) -> Patients:
     """
     kept, key = run.path / "patients.json", inputs.key(run.config.data)
     with suppress(OSError, ValueError, KeyError, TypeError):  # of a broken file: compute anew
-        content = json.loads(kept.read_text("utf-8"))
+        content = parse_json(kept.read_text("utf-8"))
         if content["key"] == key:
             return Patients.from_json(content)
     patients = score_patients(

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from common.files import finite
+from common.files import finite, parse_json
 from common.labels import STRUCTURES
 from results.run_reader import mean
 
@@ -96,7 +96,7 @@ class Patients:
 
     def to_json(self) -> dict[str, Any]:
         """Return what :meth:`from_json` reads."""
-        plain: dict[str, Any] = finite(json.loads(json.dumps(asdict(self))))  # tuples to lists
+        plain: dict[str, Any] = finite(parse_json(json.dumps(asdict(self))))  # tuples to lists
         return plain
 
     @classmethod

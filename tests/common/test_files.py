@@ -7,7 +7,7 @@ import torch
 from safetensors import safe_open
 
 from common.errors import UserError
-from common.files import replace_file, write_text
+from common.files import parse_json, replace_file, write_text
 from common.tensor_files import write_tensors
 
 
@@ -73,3 +73,11 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     for path in (tmp_path / "file" / "scores.json", tmp_path):
         with pytest.raises(UserError, match=f"{path}: cannot be written"):
             write_text(path, "text")
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, b"{" * 100_000, '{"a": ' * 50_000, "", b"\xff", "{]"]
+)
+def test_whatever_is_wrong_with_json_is_a_value_error(text: str | bytes) -> None:
+    with pytest.raises(ValueError):
+        parse_json(text)
