@@ -145,10 +145,12 @@ def guard(folder: Path) -> tuple[Make, Read]:
         if messages.Failure.found_in(reply.content) is None:
             request = messages.read_request(message)
             check_reply(request, messages.unsealed(reply.content)[0])
-        for line in hospital.audit.read_bytes()[seen[0] :].splitlines():
-            assert len(line) < 4_000_000
-            json.loads(line)
-        seen[0] = hospital.audit.stat().st_size
+        with hospital.audit.open("rb") as log:
+            log.seek(seen[0])
+            for line in log:
+                assert len(line) < 4_000_000
+                json.loads(line)
+            seen[0] = log.tell()
 
     return lambda random: strange_message(good, random), read
 
