@@ -206,8 +206,10 @@ def test_a_missing_info_file_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "found"), [("ED: 1\n", "None"), ("ED: 1\nES: last\n", "'last'")]
-)
+    ("content", "found"),
+    [("ED: 1\n", "None"), ("ED: 1\nES: last\n", "'last'"), ("ED: 1\nES: ²\n", "'²'"),
+     (f"ED: 1\nES: {'9' * 5000}\n", "'999")],
+)  # fmt: skip
 def test_an_info_file_without_a_frame_number_is_named(
     tmp_path: Path, content: str, found: str
 ) -> None:

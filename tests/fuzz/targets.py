@@ -5,6 +5,7 @@ product read it. The reader may return, or raise the errors that are given besid
 """
 
 import json
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -146,7 +147,10 @@ def guard(folder: Path) -> tuple[Make, Read]:
             request = messages.read_request(message)
             check_reply(request, messages.unsealed(reply.content)[0])
         with hospital.audit.open("rb") as log:
-            log.seek(seen[0])
+            if log.seek(0, os.SEEK_END) >= seen[0]:  # else it was rotated
+                log.seek(seen[0])
+            else:
+                log.seek(0)
             for line in log:
                 assert len(line) < 4_000_000
                 json.loads(line)
