@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
 
+from cardiac.datasets.case import NUMBER
 from common.errors import UserError
 
 SUFFIXES = (".nii.gz", ".nii")
@@ -16,7 +17,7 @@ NOT_SHORT_AXIS_IMAGES = re.compile(r"^\.|_gt$|_seg$|_LA_(ED|ES|CINE)$")
 writes) and M&Ms-2's long axis."""
 MNMS_PHASE = re.compile(r"(?P<beat>.+)_(?P<phase>ED|ES)")
 ACDC_FRAME = re.compile(r"(?P<beat>.+)_frame(?P<number>\d+)")
-ACDC_INFO = re.compile(r"^(ED|ES):\s*(\d+)\s*$", re.MULTILINE)
+ACDC_INFO = re.compile(rf"^(ED|ES):\s*({NUMBER})\s*$", re.MULTILINE)
 
 
 @dataclass(frozen=True)

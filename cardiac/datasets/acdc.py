@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from cardiac.datasets.case import ACDC_LABELS, FRAMES, Case, is_frame_number, note_extra
+from cardiac.datasets.case import ACDC_LABELS, FRAMES, Case, is_number, note_extra
 from cardiac.faults import Fault
 
 OTHER_FILES = r"Info\.cfg|MANDATORY_CITATION\.md|{patient}_4d\.nii\.gz"
@@ -41,7 +41,7 @@ def _read_patient(folder: Path) -> Iterator[Case | Fault]:
         fields = (line.partition(":") for line in lines)
         info = {key.strip(): value.strip() for key, colon, value in fields if colon}
         for frame in FRAMES:
-            if is_frame_number(info.get(frame, "")):
+            if is_number(info.get(frame, "")):
                 frames[frame] = int(info[frame])
             else:
                 text = f"{frame} is {info.get(frame)!r}, expected a frame number"
@@ -58,10 +58,10 @@ def _read_patient(folder: Path) -> Iterator[Case | Fault]:
 
 def _doubt_frames(info: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     ed, es, last = (info.get(key, "") for key in (*FRAMES, "NbFrame"))
-    if is_frame_number(ed) and ed == es:
+    if is_number(ed) and ed == es:
         yield "info-frame", f"ED and ES are both frame {ed}, expected two moments of a beat"
     for name, frame in zip(FRAMES, (ed, es), strict=True):
-        if is_frame_number(frame) and is_frame_number(last) and int(frame) > int(last):
+        if is_number(frame) and is_number(last) and int(frame) > int(last):
             yield "info-range", f"{name} is frame {frame} of {last} (NbFrame)"
 
 

@@ -14,9 +14,13 @@ MNMS_LABELS = {0: BACKGROUND, 1: LV, 2: MYO, 3: RV}
 FRAMES = ("ED", "ES")
 
 
-def is_frame_number(text: str) -> bool:
+NUMBER = "[0-9]{1,9}"
+"""Pattern of a whole number in a text of others; Python reads none of thousands of digits."""
+
+
+def is_number(text: str) -> bool:
     """Return whether a text is a whole number of at most nine digits from 0 to 9."""
-    return re.fullmatch("[0-9]{1,9}", text) is not None
+    return re.fullmatch(NUMBER, text) is not None
 
 
 class Columns(Mapping[str, str]):

@@ -9,7 +9,7 @@ Campello et al., IEEE TMI 2021.
 from collections.abc import Iterator
 from pathlib import Path
 
-from cardiac.datasets.case import FRAMES, MNMS_LABELS, Case, is_frame_number
+from cardiac.datasets.case import FRAMES, MNMS_LABELS, Case, is_number
 from cardiac.datasets.table import read_table
 from cardiac.faults import Fault
 
@@ -54,7 +54,7 @@ def read_mnms(data_dir: Path) -> Iterator[Case | Fault]:
         image, label = Path(f"{stem}_sa.nii.gz"), Path(f"{stem}_sa_gt.nii.gz")
         for frame in FRAMES:
             number = row.info[frame].removesuffix(".0")  # of a table that went through pandas
-            if not is_frame_number(number):
+            if not is_number(number):
                 text = f"{row.where}: {frame} is {row.info[frame]!r}, expected a frame number"
                 yield Fault("info-frame", f"{text} from 0", patient, index)
                 continue

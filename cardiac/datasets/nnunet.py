@@ -5,12 +5,12 @@
 It tells neither a case's patient nor the axes of the affines: ``dataset.toml`` beside it does.
 """
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cardiac.datasets.case import is_number
 from cardiac.datasets.label_names import map_labels
 from cardiac.faults import Fault, FaultError, some
 from common.files import parse_json
@@ -91,8 +91,7 @@ def read_raw(data_dir: Path) -> Raw:
     if ending not in ENDINGS:
         raise _wrong(path, f"file_ending: found {ending!r}, expected {' or '.join(ENDINGS)}")
     labels = said["labels"]
-    numbered = (re.fullmatch("[0-9]{1,9}", key) for key in labels)
-    if labels and all(numbered):  # as in nnU-Net's first version
+    if labels and all(map(is_number, labels)):  # as in nnU-Net's first version
         if len(set(map(str, labels.values()))) < len(labels):
             raise _wrong(path, "labels: a name stands for two numbers, expected one each")
         labels = {str(name): int(number) for number, name in labels.items()}

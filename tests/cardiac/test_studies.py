@@ -69,6 +69,15 @@ def test_acdc_frames_belong_together_by_their_info(tmp_path: Path) -> None:
     assert len(untold) == 4
 
 
+def test_a_frame_number_of_thousands_of_digits_is_none(tmp_path: Path) -> None:
+    touch(tmp_path, "p_frame04.nii.gz", "p_frame11.nii.gz")
+    (tmp_path / "Info.cfg").write_text(f"ED: 4\nES: {'1' * 5000}\n")
+    assert shape(find_studies([tmp_path])) == {
+        "p": {"p_frame04": "ED"},
+        "p_frame11": {"p_frame11": ""},
+    }
+
+
 def test_files_of_one_name_in_several_folders_are_told_apart(tmp_path: Path) -> None:
     names = ("001_SA_ED.nii.gz", "001_SA_ES.nii.gz")
     for hospital in ("a", "b"):
