@@ -25,6 +25,7 @@ from common.messages import NOT_APPROVED, SERVER, Request
 from common.method import Half
 from common.model import file_sha256, skeleton, weight_shapes
 from common.options import Value, option, parse
+from common.ranks import highest_rank
 
 PACKAGE = "rate-my-lora"
 APPROVED, WITHDRAWN, PENDING = "approved", "withdrawn", "waits"
@@ -236,7 +237,7 @@ def _asks(proposal: Proposal) -> dict[str, str]:
     """Return what a run asks for and what leaves, by topic."""
     config = proposal.config()
     method, federation = config.method, config.federation
-    rank = config.model.highest_rank()
+    rank = highest_rank(config.model.ranks, config.model.rank)
     trains = "all weights of the network"
     if method.trains == "adapter":
         trains = f"LoRA adapters of rank {rank} at most"

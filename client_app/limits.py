@@ -11,6 +11,7 @@ from client_app.settings import LimitError, SiteSettings
 from common.config import HIGHEST_RANK, HIGHEST_SEED, RunConfig
 from common.messages import MEMORY, OTHER_NETWORK, Request
 from common.model import read_features, skeleton, weight_bytes
+from common.ranks import highest_rank
 
 RANGES: Mapping[str, tuple[float, float]] = {
     "rank": (1, HIGHEST_RANK),
@@ -72,7 +73,8 @@ def check(settings: SiteSettings, request: Request) -> None:
     settings.check(request.kind, request.config, request.site_rank)
     if settings.simulated:
         return
-    rank, most = max(request.site_rank, request.run_rank), request.config.model.highest_rank()
+    model = request.config.model
+    rank, most = max(request.site_rank, request.run_rank), highest_rank(model.ranks, model.rank)
     if rank > most:  # what the hospital approved says how much leaves
         raise LimitError(f"rank {rank} is asked, this site allows {most}")
     flat = request.config.to_flat()

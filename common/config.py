@@ -35,12 +35,6 @@ class ModelConfig:
         """Return ``features`` as numbers."""
         return tuple(int(part) for part in self.features.split(","))
 
-    def highest_rank(self) -> int:
-        """Return the highest rank that a site may be asked to use."""
-        listed = [part.rpartition("=")[2].strip() for part in self.ranks.split(",")]
-        found = [int(part) for part in listed if part.isdecimal() and len(part) < 5]
-        return min(max(found, default=self.rank), HIGHEST_RANK)
-
     def checks(self) -> list[Check]:
         """Return the checks beyond type and range."""
         parts = [part.strip() for part in self.features.split(",")]

@@ -4,9 +4,8 @@ import math
 from collections.abc import Mapping
 
 from common.errors import UserError
+from common.ranks import MIN_RANK, listed
 from strategies.weighting import bounded
-
-MIN_RANK = 1
 
 
 def assign_ranks(ranks: str, rank: int, examples: Mapping[str, int]) -> dict[str, int]:
@@ -42,39 +41,14 @@ def assign_ranks(ranks: str, rank: int, examples: Mapping[str, int]) -> dict[str
             site: max(MIN_RANK, round(rank * 2.0 ** round(math.log2(min(n, largest) / largest))))
             for site, n in sizes.items()
         }
-    listed = _listed(ranks)
-    if "" in listed:  # a plain list, in the order of the sites' names
-        values = listed[""]
+    by_name = listed(ranks)
+    if "" in by_name:  # a plain list, in the order of the sites' names
+        values = by_name[""]
         if len(values) != len(examples):
             raise UserError(
                 f"ranks: found {ranks!r}, expected one rank for each of the sites "
                 f"{sorted(examples)}"
             )
         return dict(zip(sorted(examples), values, strict=True))
-    lowest = min(value for values in listed.values() for value in values)
-    return {site: listed[site][0] if site in listed else lowest for site in examples}
-
-
-def highest_rank(ranks: str, rank: int) -> int:
-    """Return the highest rank that :func:`assign_ranks` can give, before any site is known."""
-    if ranks in ("equal", "by-size"):
-        return rank
-    return max(value for values in _listed(ranks).values() for value in values)
-
-
-def _listed(ranks: str) -> dict[str, list[int]]:
-    """Parse ``SITE=RANK`` pairs into {site: [rank]}, or a plain list into {"": ranks}."""
-    listed: dict[str, list[int]] = {}
-    for entry in ranks.split(","):
-        site, _, value = (part.strip() for part in entry.rpartition("="))
-        if not value.isdecimal() or int(value) < MIN_RANK:
-            raise UserError(
-                f"ranks: found {entry.strip()!r} in {ranks!r}, expected 'equal', 'by-size', a list "
-                "of ranks above 0 or SITE=RANK pairs"
-            )
-        if site and site in listed:
-            raise UserError(f"ranks: found {site!r} twice in {ranks!r}")
-        listed.setdefault(site, []).append(int(value))
-    if "" in listed and len(listed) > 1:
-        raise UserError(f"ranks: found {ranks!r}, expected only ranks or only SITE=RANK pairs")
-    return listed
+    lowest = min(value for values in by_name.values() for value in values)
+    return {site: by_name[site][0] if site in by_name else lowest for site in examples}

@@ -10,9 +10,9 @@ from torch import Tensor
 from common import folding, lora
 from common.adapter import Adapter
 from common.config import RunConfig
+from common.ranks import highest_rank
 from common.text import NAME_LENGTH, clean
 from common.weights import Parameters, Weights
-from strategies.ranks import highest_rank
 
 
 @dataclass(frozen=True)

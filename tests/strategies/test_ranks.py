@@ -3,7 +3,8 @@
 import pytest
 
 from common.errors import UserError
-from strategies.ranks import assign_ranks, highest_rank
+from common.ranks import highest_rank
+from strategies.ranks import assign_ranks
 
 EXAMPLES = {"Siemens": 200, "GE": 100, "Philips": 190}
 
@@ -61,6 +62,7 @@ def test_a_name_may_contain_an_equals_sign() -> None:
         ("16,-32,32", "'-32'"),
         ("16,32.0,32", "'32.0'"),
         ("16,²,32", "'²'"),
+        (f"16,{'9' * 5000},32", "'16,999"),
         ("by size", "'by size'"),
         ("", "''"),
         ("GE=16,GE=32,Philips=32,Siemens=32", "'GE'"),
