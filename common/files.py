@@ -1,4 +1,4 @@
-"""Writing files so that they are either whole or not there, and JSON that is read and written."""
+"""Writes files whole or not at all; parses JSON and keeps NaN out of it."""
 
 import hashlib
 import json

@@ -11,8 +11,8 @@ NONE = "–"
 """Printed in place of a missing number."""
 NAME_LENGTH = 100
 """Most letters of a site's name."""
-A_NAME = f"1 to {NAME_LENGTH} printable letters"
-"""What a site's name consists of; it neither begins nor ends with a space."""
+A_NAME = f"1 to {NAME_LENGTH} printable letters without a space at either end"
+"""What a site's name consists of."""
 TEXT_LENGTH = 300
 """Most letters that are shown of a text from another machine."""
 FORMULA = tuple("=+-@")

@@ -147,10 +147,8 @@ def guard(folder: Path) -> tuple[Make, Read]:
             request = messages.read_request(message)
             check_reply(request, messages.unsealed(reply.content)[0])
         with hospital.audit.open("rb") as log:
-            if log.seek(0, os.SEEK_END) >= seen[0]:  # else it was rotated
-                log.seek(seen[0])
-            else:
-                log.seek(0)
+            rotated = log.seek(0, os.SEEK_END) < seen[0]
+            log.seek(0 if rotated else seen[0])
             for line in log:
                 assert len(line) < 4_000_000
                 json.loads(line)

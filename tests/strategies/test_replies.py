@@ -327,8 +327,14 @@ def test_a_description_is_read_whole() -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"site": None}, "site is None, expected 1 to 100 printable letters"),
-        ({"site": 3}, "site is None, expected 1 to 100 printable letters"),
+        (
+            {"site": None},
+            "site is None, expected 1 to 100 printable letters without a space at either end",
+        ),
+        (
+            {"site": 3},
+            "site is None, expected 1 to 100 printable letters without a space at either end",
+        ),
         ({"base_sha256": None}, "base-sha256 is None, expected a SHA-256"),
         ({"train_examples": None}, "train-examples is None, expected a number"),
         ({"train_examples": "9"}, "config 'train-examples' is not on the list"),
